@@ -1,0 +1,78 @@
+"""The dataset folder: Parquet per config and split, the card, the facts; written whole, then put in place."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import StrictUndefined
+from jinja2.sandbox import SandboxedEnvironment
+
+from hub_cards.facts import collect_facts
+from hub_cards.rows import Tables, published_rows, split_by_text
+from stillhouse.store import replace_folder
+
+TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.jinja"
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+
+def write_dataset(target: Path, tables: Tables, manifest: dict[str, Any], recipe: dict[str, Any]) -> dict[str, int]:
+    """Write the folder that `datasets.load_dataset(target)` and Polars read; return rows per config.
+
+    Configs: `default` (kept), `rejected` (with filter and reason), `instructions`, `perspectives`.
+    """
+    kept, rejected = published_rows(tables, recipe["teacher"]["model"])
+    configs = {
+        "default": split_by_text(kept, recipe["publish"]["test_share"]),
+        "rejected": {"train": rejected},
+        "instructions": {"train": tables["instructions"]},
+        "perspectives": {"train": tables["perspectives"]},
+    }
+    configs = {name: splits for name, splits in configs.items() if any(len(rows) for rows in splits.values())}
+    partial = target.with_name(f".{target.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    for name, splits in configs.items():
+        (partial / name).mkdir(parents=True)
+        for split, rows in splits.items():
+            rows.write_parquet(partial / name / f"{split}.parquet")
+    facts = collect_facts(tables, manifest, recipe)
+    (partial / "facts.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    layout = {name: list(splits) for name, splits in configs.items()}
+    (partial / "README.md").write_text(render_card(facts, layout, len(kept)), encoding="utf-8")
+    replace_folder(partial, target)
+    return {name: sum(len(rows) for rows in splits.values()) for name, splits in configs.items()}
+
+
+def render_card(facts: dict[str, Any], configs: dict[str, list[str]], rows: int) -> str:
+    """Return the README of the dataset: YAML metadata of the Hub's specification, and the text."""
+    metadata: dict[str, Any] = {
+        "license": facts["licence"],
+        "language": facts["languages"],
+        "pretty_name": facts["name"],
+        "size_categories": [next((label for limit, label in SIZES if rows < limit), "n>1M")],
+        "task_categories": ["text-generation", "text-classification"],
+        "annotations_creators": ["machine-generated"],
+        "tags": ["distillation", "synthetic", "stillhouse"],
+        "configs": [
+            {
+                "config_name": name,
+                "data_files": [{"split": split, "path": f"{name}/{split}.parquet"} for split in splits],
+                **({"default": True} if name == "default" else {}),
+            }
+            for name, splits in configs.items()
+        ],
+    }
+    header = yaml.safe_dump({key: value for key, value in metadata.items() if value}, sort_keys=False)
+    environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, trim_blocks=True)
+    environment.filters["literal"] = _literal
+    environment.filters["figure"] = "{:.3f}".format
+    body = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(facts=facts, splits=configs["default"])
+    return f"---\n{header}---\n\n{body}"
+
+
+def _literal(value: object) -> str:
+    """Show untrusted text as text: no Markdown, HTML or table syntax of its own."""
+    text = "unknown" if value is None else " ".join(str(value).split())
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{character}" if character in "\\`*_[]|#!" else character for character in escaped)

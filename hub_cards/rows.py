@@ -1,0 +1,53 @@
+"""The rows of the published dataset, joined from the tables of a run."""
+
+import hashlib
+
+import polars as pl
+
+from stillhouse.schemas import PUBLISHED, REJECTED, conform
+
+Tables = dict[str, pl.DataFrame]
+
+
+def published_rows(tables: Tables, teacher: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the kept rows and the rejected ones (with filter and reason), both in the order of `responses`."""
+    instructions = tables["instructions"].select(
+        "instruction_id", "perspective_id", "instruction", pl.col("name").alias("task_name"), "task_type",
+        pl.col("lineage").struct.field("attributes"),
+    )  # fmt: skip
+    perspectives = tables["perspectives"].select("perspective_id", pl.col("head").alias("perspective"))
+    decisions = tables["decisions"].select("sample_id", "kept", pl.col("stage").alias("rejected_by"), "reason")
+    rows = (
+        tables["responses"]
+        .drop("reason")
+        .join(tables["texts"], on="text_id", maintain_order="left")
+        .join(instructions, on="instruction_id", maintain_order="left")
+        .join(perspectives, on="perspective_id", maintain_order="left")
+        .join(tables["scores"], on="sample_id", how="left", maintain_order="left")
+        .join(decisions, on="sample_id", maintain_order="left")
+        .with_columns(
+            pl.col("sample_id").alias("id"),
+            pl.col("output").alias("completion"),
+            pl.lit(teacher).alias("teacher"),
+            pl.lit("not_audited").alias("audit"),
+            pl.concat_list(_message("user", "prompt"), _message("assistant", "output")).alias("messages"),
+        )
+    )
+    kept = conform(rows.filter("kept").select(PUBLISHED.names()), PUBLISHED, "default")
+    rejected = conform(rows.filter(~pl.col("kept")).select(REJECTED.names()), REJECTED, "rejected")
+    return kept, rejected
+
+
+def split_by_text(rows: pl.DataFrame, test_share: float) -> dict[str, pl.DataFrame]:
+    """Return the splits train and test; a text is in one of them only. An empty split is left out.
+
+    A text's split depends on nothing but the text, so it stays the same in every later version.
+    """
+    places = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64 for text in rows["text"]]
+    test = pl.Series(places, dtype=pl.Float64) < test_share
+    splits = {"train": rows.filter(~test), "test": rows.filter(test)}
+    return {name: split for name, split in splits.items() if len(split)}
+
+
+def _message(role: str, column: str) -> pl.Expr:
+    return pl.struct(pl.lit(role).alias("role"), pl.col(column).alias("content"))

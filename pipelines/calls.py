@@ -1,0 +1,68 @@
+"""One teacher call, its answer, and the key that makes the two the same thing in every run."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+Message = dict[str, str]
+JsonSchema = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Call:
+    """Everything that is sent to a teacher for one answer.
+
+    `prompt` is a string for the completion API and a list of messages for the chat API. `schema` is the
+    JSON Schema that the answer is constrained to; `attempt` counts repeats that must not hit the journal.
+    """
+
+    model: str
+    revision: str | None
+    api: Literal["completion", "chat"]
+    prompt: str | list[Message]
+    schema: JsonSchema
+    temperature: float
+    max_tokens: int
+    seed: int
+    attempt: int = 0
+
+    @cached_property
+    def call_id(self) -> str:
+        """Return the key of the call: 32 hex digits of the hash of all its fields."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:32]
+
+    def to_json(self) -> str:
+        """Return the canonical JSON form. Keys keep their order: a schema's is the order of writing."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Call":
+        """Make the call that `to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a teacher gave back for one call."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    output_tokens: int
+    seconds: float
+
+
+class UnusableAnswerError(ValueError):
+    """An answer that is not what was asked for; the message is the reason that the tables keep."""
+
+
+def parse_answer(answer: Answer) -> Any:
+    """Return the JSON value of an answer. Raises UnusableAnswerError where it was cut off or is not JSON."""
+    if answer.finish_reason != "stop":
+        raise UnusableAnswerError(f"truncated: the teacher stopped for `{answer.finish_reason}`")
+    try:
+        return json.loads(answer.text, strict=False)
+    except (ValueError, RecursionError) as error:
+        raise UnusableAnswerError("not JSON") from error

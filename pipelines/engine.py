@@ -1,0 +1,208 @@
+"""The only file that knows distilabel: it runs a stage's calls through a pipeline, into the journal.
+
+distilabel's own resume hangs and its cache ignores code, so both stay off. Only calls that the journal does
+not hold are fed to it, its LLM writes each answer to the journal before giving it back, and the stage reads
+its answers from there: a row that distilabel drops, doubles or turns into None cannot change a table.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("DISTILABEL_LOG_LEVEL", "ERROR")  # read by distilabel when it is imported
+warnings.filterwarnings("ignore", category=UserWarning, module="pydantic")
+
+from datasets import Dataset
+from distilabel.constants import SIGINT_HANDLER_CALLED_ENV_NAME
+from distilabel.models.llms import LLM
+from distilabel.pipeline import Pipeline
+from distilabel.steps.tasks import Task
+from openai import APIError
+
+from pipelines.calls import Answer, Call
+from pipelines.journal import Journal
+from pipelines.teachers.endpoint import Endpoint, send
+from stillhouse.errors import RunError
+from stillhouse.progress import Progress
+from stillhouse.recipe import Runtime
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+sys.excepthook = sys.__excepthook__  # distilabel installs one that prints all local variables, keys included
+POLL_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Asks one teacher, within one run."""
+
+    endpoint: Endpoint
+    journal_path: Path
+    runtime: Runtime
+    progress: Progress
+
+    def ask(self, stage: str, calls: Sequence[Call]) -> dict[str, Answer]:
+        """Return the answers of `calls` by call id, asking only for those that the journal does not hold.
+
+        A call that failed is missing from the result. Raises RunError where more calls failed than
+        `runtime.max_failed_share` allows, or where the run was stopped before all were sent.
+        """
+        started = time.time()
+        with Journal(self.journal_path) as journal:
+            wanted = {call.call_id: call for call in calls}
+            known = journal.answers(wanted)
+            missing = [call for call_id, call in wanted.items() if call_id not in known]
+            missing.sort(key=lambda call: str(call.prompt))  # a shared beginning is computed once by most servers
+            self.progress.start(stage, total=len(wanted), done=len(known))
+            if missing:
+                with self._watch(journal, len(known), started):
+                    self._run_pipeline(stage, missing)
+            answers = journal.answers(wanted)
+            failures = {key: cause for key, cause in journal.failures_since(started).items() if key in wanted}
+        self._check_complete(stage, wanted, answers, failures)
+        return answers
+
+    def _run_pipeline(self, stage: str, calls: Sequence[Call]) -> None:
+        with tempfile.TemporaryDirectory(prefix="stillhouse-") as cache, _own_signals_and_logging():
+            with Pipeline(name=f"stillhouse-{stage}", cache_dir=cache, enable_metadata=False) as pipeline:
+                AskTeacher(
+                    llm=JournaledTeacher(
+                        endpoint=self.endpoint,
+                        journal_path=str(self.journal_path),
+                        stage=stage,
+                        concurrency=self.runtime.concurrency,
+                    ),
+                    input_batch_size=self.runtime.batch_rows,
+                    add_raw_output=False,
+                    add_raw_input=False,
+                )
+            rows = Dataset.from_dict({"call": [call.to_json() for call in calls]})
+            pipeline.run(dataset=rows, dataset_batch_size=self.runtime.batch_rows, use_cache=False)
+
+    @contextmanager
+    def _watch(self, journal: Journal, known: int, since: float) -> Iterator[None]:
+        """Show progress from what is on disk, while distilabel holds the main thread."""
+        finished = threading.Event()
+
+        def follow() -> None:
+            while not finished.wait(POLL_SECONDS):
+                usage = journal.usage(since=since)
+                self.progress.update(done=known + usage.calls, tokens=usage.output_tokens)
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            thread.join()
+            usage = journal.usage(since=since)
+            self.progress.update(done=known + usage.calls, tokens=usage.output_tokens)
+
+    def _check_complete(
+        self, stage: str, wanted: dict[str, Call], answers: dict[str, Answer], failures: dict[str, str]
+    ) -> None:
+        resume = "All answers so far are kept; run the same command again to resume"
+        unsent = len(wanted) - len(answers) - len(failures.keys() - answers.keys())
+        failed = {key: cause for key, cause in failures.items() if key not in answers}
+        if len(failed) > self.runtime.max_failed_share * len(wanted):
+            raise RunError(
+                f"stage {stage}: {len(failed)} of {len(wanted)} teacher calls failed, more than "
+                f"runtime.max_failed_share ({self.runtime.max_failed_share:g}) allows. "
+                f"Last cause: {list(failed.values())[-1]}. {resume}"
+            )
+        if unsent:
+            raise RunError(f"stage {stage}: stopped with {unsent} of {len(wanted)} calls not sent. {resume}")
+
+
+class JournaledTeacher(LLM):  # type: ignore[misc]
+    """distilabel's view of a teacher. It never raises: an exception here would empty the whole batch."""
+
+    endpoint: Endpoint
+    journal_path: str
+    stage: str
+    concurrency: int
+
+    @property
+    def model_name(self) -> str:
+        """Return the name of the teacher model."""
+        return self.endpoint.model
+
+    def generate(self, inputs: list[str], num_generations: int = 1) -> list[dict[str, Any]]:
+        """Ask all calls (each in its JSON form) at once, up to the concurrency limit."""
+        with Journal(Path(self.journal_path)) as journal:
+            texts = asyncio.run(self._ask_all([Call.from_json(text) for text in inputs], journal))
+        return [{"generations": [text] * num_generations} for text in texts]
+
+    async def _ask_all(self, calls: list[Call], journal: Journal) -> list[str | None]:
+        limit = asyncio.Semaphore(self.concurrency)
+        async with self.endpoint.client() as client:
+            return list(await asyncio.gather(*(self._ask(client, call, journal, limit) for call in calls)))
+
+    async def _ask(self, client: "AsyncOpenAI", call: Call, journal: Journal, limit: asyncio.Semaphore) -> str | None:
+        async with limit:
+            if _run_is_over():
+                return None
+            try:
+                answer = await send(client, self.endpoint, call)
+            except (APIError, ValueError, TypeError, IndexError, AttributeError) as error:
+                # A failed request, or a 200 that is no completion. The cause is on disk, the row stays alone with it.
+                journal.record_failure(self.stage, call, f"{type(error).__name__}: {error}"[:500])
+                return None
+            journal.record(self.stage, call, answer)
+            return answer.text
+
+
+class AskTeacher(Task):  # type: ignore[misc]
+    """A step that sends the column `call`; its output is read from the journal, so it keeps nothing."""
+
+    @property
+    def inputs(self) -> list[str]:
+        """Return the column that is read."""
+        return ["call"]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Return the column that is added."""
+        return ["answered"]
+
+    def format_input(self, input: dict[str, Any]) -> str:
+        """Hand the call over as it is."""
+        return str(input["call"])
+
+    def format_output(self, output: str | None, input: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Say whether there is an answer."""
+        return {"answered": output is not None}
+
+
+def _run_is_over() -> bool:
+    """Say whether Ctrl-C was pressed, or the main process is gone: then nothing more may be spent."""
+    parent = parent_process()
+    return SIGINT_HANDLER_CALLED_ENV_NAME in os.environ or (parent is not None and not parent.is_alive())
+
+
+@contextmanager
+def _own_signals_and_logging() -> Iterator[None]:
+    """Undo what distilabel does to the process: its SIGINT handler, and a root logger into a closed queue."""
+    root, handler = logging.getLogger(), signal.getsignal(signal.SIGINT)
+    handlers, level = root.handlers[:], root.level
+    raising, logging.raiseExceptions = logging.raiseExceptions, False
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        root.handlers[:], logging.raiseExceptions = handlers, raising
+        root.setLevel(level)

@@ -1,0 +1,90 @@
+"""The journal: every teacher answer is on disk before anyone uses it, and is never asked for twice.
+
+One SQLite file in write-ahead mode with full synchronisation: a commit survives kill -9 and power loss, and
+readers (the progress display) do not disturb the writer. Rows are only ever added.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pipelines.calls import Answer, Call
+from stillhouse.errors import RunError
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS answers (
+    call_id TEXT PRIMARY KEY, stage TEXT NOT NULL, request TEXT NOT NULL, text TEXT NOT NULL,
+    finish_reason TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+    seconds REAL NOT NULL, answered_at REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS failures (
+    call_id TEXT NOT NULL, stage TEXT NOT NULL, cause TEXT NOT NULL, failed_at REAL NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Calls and tokens that the journal holds."""
+
+    calls: int
+    prompt_tokens: int
+    output_tokens: int
+
+
+class Journal:
+    """Answers and failed calls of one run, keyed by everything that was sent."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the journal. Raises RunError where the file is no journal or cannot be written."""
+        try:
+            self._db = sqlite3.connect(path, timeout=60, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(SCHEMA)
+        except sqlite3.Error as error:
+            raise RunError(f"journal {path} cannot be opened: {error}") from error
+
+    def __enter__(self) -> Self:
+        """Use as a context manager that closes the file."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def record(self, stage: str, call: Call, answer: Answer) -> None:
+        """Put an answer on disk; it is there when this returns."""
+        row = (call.call_id, stage, call.to_json(), answer.text, answer.finish_reason)
+        figures = (answer.prompt_tokens, answer.output_tokens, answer.seconds, time.time())
+        with self._db:
+            self._db.execute("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?,?)", row + figures)
+
+    def record_failure(self, stage: str, call: Call, cause: str) -> None:
+        """Put the cause of a failed call on disk; the call is asked again in the next run."""
+        with self._db:
+            self._db.execute("INSERT INTO failures VALUES (?,?,?,?)", (call.call_id, stage, cause, time.time()))
+
+    def answers(self, call_ids: Iterable[str]) -> dict[str, Answer]:
+        """Return the answers that are on disk for these calls."""
+        query = "SELECT text, finish_reason, prompt_tokens, output_tokens, seconds FROM answers WHERE call_id = ?"
+        return {
+            call_id: Answer(*row) for call_id in call_ids if (row := self._db.execute(query, (call_id,)).fetchone())
+        }
+
+    def failures_since(self, moment: float) -> dict[str, str]:
+        """Return the causes of calls that failed after `moment` (seconds since the epoch)."""
+        rows = self._db.execute("SELECT call_id, cause FROM failures WHERE failed_at >= ?", (moment,))
+        return dict(rows.fetchall())
+
+    def usage(self, stage: str | None = None, since: float = 0) -> Usage:
+        """Sum calls and tokens, of one stage or of all, answered after `since`."""
+        query = (
+            "SELECT COUNT(*), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(output_tokens), 0) "
+            "FROM answers WHERE answered_at >= ?1 AND (?2 IS NULL OR stage = ?2)"
+        )
+        return Usage(*self._db.execute(query, (since, stage)).fetchone())

@@ -1,0 +1,38 @@
+"""The embedded teacher: a GGUF model in this process, batched by llama.cpp, on a loopback port of its own."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipelines.teachers.endpoint import Endpoint
+from stillhouse.errors import RunError
+from stillhouse.models import gguf_file
+from stillhouse.recipe import Runtime, Teacher
+
+CONTEXT_TOKENS = 2048  # per request: prompt and answer
+MAX_SLOTS = 8  # llama.cpp's throughput on CPU peaks here
+
+
+@contextmanager
+def serve_embedded(teacher: Teacher, runtime: Runtime) -> Iterator[Endpoint]:
+    """Serve the model until the block ends. Raises RunError where it cannot be loaded."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(gguf_file(teacher.model))
+    params.n_parallel = min(runtime.concurrency, MAX_SLOTS)
+    params.n_ctx = CONTEXT_TOKENS * params.n_parallel
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 1
+    params.swa_full = True  # without it, a shared prompt prefix is computed again for models with a sliding window
+    params.port = 0
+    params.verbosity = -1
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        raise RunError(f"teacher.model: {params.model.path} cannot be loaded by llama.cpp: {error}") from error
+    try:
+        yield Endpoint(
+            f"{server.listening_address}/v1", teacher.model, None, runtime.timeout, runtime.retries, embedded=True
+        )
+    finally:
+        del server

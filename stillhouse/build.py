@@ -1,0 +1,329 @@
+"""The order of the stages: what each reads, which recipe keys change its rows, and how it is run.
+
+A stage whose fingerprint stands in the manifest is skipped. The fingerprint covers the stages before it, the
+recipe keys named here, the content of the text sources, and the source code of the modules named here. It
+leaves out `name`, `publish` (but for the dataset), and `runtime`, which change no row.
+"""
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from stillhouse import __version__
+from stillhouse.encoder import check_encoder, load_encoder
+from stillhouse.errors import InputError
+from stillhouse.models import check_causal_lm, gguf_file, load_causal_lm
+from stillhouse.progress import Progress
+from stillhouse.recipe import Recipe
+from stillhouse.store import RunFolder
+from stillhouse.texts import read_texts, source_files
+
+if TYPE_CHECKING:
+    from pipelines.engine import Engine
+    from pipelines.prompting import Asker
+
+Counts = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step: its table, the tables it needs, the recipe sections and the code that change its rows."""
+
+    name: str
+    needs: tuple[str, ...]
+    keys: tuple[str, ...]
+    code: tuple[str, ...]
+    run: Callable[["Build"], Counts]
+
+
+class Build:
+    """One run of a recipe into a folder."""
+
+    def __init__(self, recipe: Recipe, folder: RunFolder, progress: Progress) -> None:
+        """Prepare a run; nothing is read or written yet."""
+        self.recipe, self.folder, self.progress = recipe, folder, progress
+        self._open = ExitStack()
+
+    def run(self, until: str | None = None, update: bool = False) -> dict[str, Any]:
+        """Run the stages up to `until` that are not done yet; return the manifest.
+
+        Raises InputError where the folder holds stages of another recipe, input or code and `update` is not given.
+        """
+        stages = STAGES if until is None else STAGES[: [stage.name for stage in STAGES].index(until) + 1]
+        self.check()
+        prints = fingerprints(self.recipe)
+        with self.folder.locked(), self._open:
+            manifest = self.folder.manifest()
+            self._refuse_stale(manifest, prints, update)
+            manifest.update(name=self.recipe.name, seed=self.recipe.seed, versions=versions())
+            self.folder.write_recipe(self.recipe)
+            for stage in stages:
+                if _fingerprint(manifest, stage.name) == prints[stage.name]["fingerprint"]:
+                    self.progress.skip(stage.name)
+                else:
+                    self._run_stage(stage, manifest, prints[stage.name])
+        return manifest
+
+    def check(self) -> None:
+        """Find what is wrong before anything is spent. Raises InputError."""
+        for source in self.recipe.texts.sources:
+            source_files(source)
+        check_encoder(self.recipe.perspectives.encoder)
+        check_encoder(self.recipe.curation.encoder)
+        check_causal_lm(self.recipe.curation.student)
+        if self.recipe.teacher.backend == "embedded":
+            gguf_file(self.recipe.teacher.model)
+
+    def _run_stage(self, stage: Stage, manifest: dict[str, Any], prints: dict[str, str]) -> None:
+        started = time.monotonic()
+        counts = stage.run(self)
+        seconds = round(time.monotonic() - started, 1)
+        entry = {**prints, "counts": counts, "seconds": seconds, **self._usage(stage.name)}
+        manifest["stages"][stage.name] = entry
+        self.folder.write_manifest(manifest)
+        self.progress.finish(stage.name, counts, seconds)
+
+    def _usage(self, stage: str) -> dict[str, int]:
+        from dataclasses import asdict
+
+        from pipelines.journal import Journal
+
+        if not self.folder.journal_path.exists():
+            return {}
+        with Journal(self.folder.journal_path) as journal:
+            return asdict(journal.usage(stage))
+
+    def _refuse_stale(self, manifest: dict[str, Any], prints: dict[str, dict[str, str]], update: bool) -> None:
+        stale = [name for name in prints if _fingerprint(manifest, name) not in (None, prints[name]["fingerprint"])]
+        if not stale or update:
+            return
+        old, new = manifest["stages"][stale[0]], prints[stale[0]]
+        changed = [part for part in ("recipe", "input", "code") if old.get(part) != new[part]] or ["earlier stage"]
+        raise InputError(
+            f"{self.folder.path} was made with another {' and '.join(changed)}, from stage {stale[0]} on. "
+            "Use --out for another folder, or --update to rebuild these stages here "
+            f"(teacher answers are kept and used again): {', '.join(stale)}"
+        )
+
+    @cached_property
+    def engine(self) -> "Engine":
+        """The teacher, started when a stage first asks it, and stopped at the end of the run."""
+        from pipelines.engine import Engine
+        from pipelines.teachers import open_teacher
+
+        endpoint = self._open.enter_context(open_teacher(self.recipe.teacher, self.recipe.runtime))
+        return Engine(endpoint, self.folder.journal_path, self.recipe.runtime, self.progress)
+
+    @property
+    def asker(self) -> "Asker":
+        """What turns prompts into calls."""
+        from pipelines.prompting import Asker
+
+        return Asker(self.recipe.teacher, self.recipe.seed)
+
+    def table(self, name: str) -> pl.DataFrame:
+        """Read the table of an earlier stage."""
+        return self.folder.read_table(name)
+
+
+def _texts(build: Build) -> Counts:
+    table, counts = read_texts(build.recipe.texts.sources)
+    build.folder.write_table("texts", table)
+    return counts
+
+
+def _attributes(build: Build) -> Counts:
+    from pipelines.attributes import enumerate_attributes
+
+    table, counts = enumerate_attributes(build.table("texts"), build.recipe.attributes, build.asker, build.engine)
+    build.folder.write_table("attributes", table)
+    return counts
+
+
+def _perspectives(build: Build) -> Counts:
+    from pipelines.perspectives import find_perspectives
+
+    recipe = build.recipe
+    encoder = load_encoder(recipe.perspectives.encoder, recipe.runtime.device)
+    texts, min_share = len(build.table("texts")), recipe.attributes.min_share
+    table, counts = find_perspectives(
+        build.table("attributes"), texts, min_share, recipe.perspectives, encoder, recipe.seed
+    )
+    build.folder.write_table("perspectives", table)
+    return counts
+
+
+def _instructions(build: Build) -> Counts:
+    from pipelines.instructions import write_instructions
+
+    perspectives, texts = build.table("perspectives"), build.table("texts")
+    table, counts = write_instructions(perspectives, texts, build.recipe.instructions, build.asker, build.engine)
+    build.folder.write_table("instructions", table)
+    return counts
+
+
+def _responses(build: Build) -> Counts:
+    from pipelines.responses import answer_samples
+
+    texts, instructions = build.table("texts"), build.table("instructions")
+    table, counts = answer_samples(texts, instructions, build.recipe.responses, build.asker, build.engine)
+    build.folder.write_table("responses", table)
+    return counts
+
+
+def _scores(build: Build) -> Counts:
+    from curation.scoring import score_responses
+
+    settings, device = build.recipe.curation, build.recipe.runtime.device
+    encoder = load_encoder(settings.encoder, device)
+    student = load_causal_lm(settings.student, settings.student_revision, device)
+    responses, texts, instructions = build.table("responses"), build.table("texts"), build.table("instructions")
+    table, counts = score_responses(responses, texts, instructions, settings, encoder, student, build.progress)
+    build.folder.write_table("scores", table)
+    return counts
+
+
+def _decisions(build: Build) -> Counts:
+    from curation.decisions import decide
+
+    responses, instructions, scores = build.table("responses"), build.table("instructions"), build.table("scores")
+    table, counts = decide(responses, instructions, scores, build.recipe.curation, build.recipe.seed)
+    build.folder.write_table("decisions", table)
+    return counts
+
+
+def _dataset(build: Build) -> Counts:
+    from hub_cards.dataset import write_dataset
+
+    tables = {stage.name: build.table(stage.name) for stage in STAGES if stage.name != "dataset"}
+    recipe = build.recipe.model_dump(mode="json")
+    return write_dataset(build.folder.dataset_path, tables, build.folder.manifest(), recipe)
+
+
+_TEACHER = ("teacher.model", "teacher.revision", "teacher.api", "seed")
+_CALLING = ("pipelines.prompting", "pipelines.prompts", "pipelines.calls")
+STAGES: Sequence[Stage] = (
+    Stage(
+        "texts",
+        needs=(),
+        keys=("texts",),
+        code=("stillhouse.texts",),
+        run=_texts,
+    ),
+    Stage(
+        "attributes",
+        needs=("texts",),
+        keys=(*_TEACHER, "attributes.per_text", "attributes.temperature"),
+        code=("pipelines.attributes", *_CALLING),
+        run=_attributes,
+    ),
+    Stage(
+        "perspectives",
+        needs=("attributes",),
+        keys=("perspectives", "attributes.min_share", "seed"),
+        code=("pipelines.perspectives",),
+        run=_perspectives,
+    ),
+    Stage(
+        "instructions",
+        needs=("perspectives",),
+        keys=(*_TEACHER, "instructions"),
+        code=("pipelines.instructions", "stillhouse.tasks", *_CALLING),
+        run=_instructions,
+    ),
+    Stage(
+        "responses",
+        needs=("instructions",),
+        keys=(*_TEACHER, "responses"),
+        code=("pipelines.responses", "stillhouse.tasks", *_CALLING),
+        run=_responses,
+    ),
+    Stage(
+        "scores",
+        needs=("responses",),
+        keys=(*(f"curation.{key}" for key in ("encoder", "student", "student_revision", "max_length", "similarity")),),
+        code=("curation.scoring", "curation.difficulty", "curation.near_duplicates"),
+        run=_scores,
+    ),
+    Stage(
+        "decisions",
+        needs=("scores",),
+        keys=("curation", "seed"),
+        code=("curation.decisions", "curation.selection"),
+        run=_decisions,
+    ),
+    Stage(
+        "dataset",
+        needs=("decisions",),
+        keys=("name", "publish"),
+        code=("hub_cards",),
+        run=_dataset,
+    ),
+)
+
+
+def fingerprints(recipe: Recipe) -> dict[str, dict[str, str]]:
+    """Return per stage the fingerprint and the parts it was made of: recipe, input, code."""
+    data = recipe.model_dump(mode="json")
+    found: dict[str, dict[str, str]] = {}
+    for stage in STAGES:
+        before = [found[name]["fingerprint"] for name in stage.needs]
+        parts = {
+            "recipe": _digest({key: _value_at(data, key) for key in stage.keys}),
+            "input": _digest([_source_digest(file) for file in _all_files(recipe)] if stage.name == "texts" else []),
+            "code": _digest([_code_digest(module) for module in stage.code]),
+        }
+        found[stage.name] = {**parts, "fingerprint": _digest([parts, before])}
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a run depends on."""
+    names = ("distilabel", "xllamacpp", "torch", "transformers", "sentence-transformers", "scikit-learn", "polars")
+    installed = {distribution.name.lower(): distribution.version for distribution in metadata.distributions()}
+    found = {name: installed[name] for name in names if name in installed}
+    return {"stillhouse": __version__, "python": platform.python_version(), **found}
+
+
+def _fingerprint(manifest: dict[str, Any], stage: str) -> str | None:
+    entry = manifest["stages"].get(stage)
+    return entry and str(entry["fingerprint"])
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _value_at(data: dict[str, Any], key: str) -> Any:
+    section, _, name = key.partition(".")
+    return data[section][name] if name else data[section]
+
+
+def _all_files(recipe: Recipe) -> list[Path]:
+    return [file for source in recipe.texts.sources for file in source_files(source)]
+
+
+def _source_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _code_digest(module: str) -> str:
+    """Hash the source of a module, or all files of a package or data folder, without importing it."""
+    root = Path(__file__).parent.parent / module.replace(".", "/")
+    single = root.with_suffix(".py")
+    files = [single] if single.exists() else sorted(path for path in root.rglob("*") if path.suffix in CODE_SUFFIXES)
+    return _digest([[path.name, _source_digest(path)] for path in files])
+
+
+CODE_SUFFIXES = {".py", ".yaml", ".jinja"}

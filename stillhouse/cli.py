@@ -1,0 +1,97 @@
+"""The command line: arguments only. Heavy imports happen inside the commands."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from stillhouse.errors import InputError, StillhouseError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Distillation datasets people can trust: real texts and a teacher in, a measured dataset out.",
+    epilog="Start with: stillhouse run recipes/demo.yaml",
+)
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, for example runs/demo.", show_default=False)]
+
+
+@app.callback()
+def _root() -> None:
+    """Hold the commands together, so that a single one keeps its name."""
+
+
+@app.command(epilog="Examples: stillhouse run recipes/demo.yaml | stillhouse run my.yaml --out runs/two --until scores")
+def run(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, a YAML file.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Run folder. [default: runs/NAME]", show_default=False)] = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Rebuild stages whose recipe, input or code changed.")
+    ] = False,
+) -> None:
+    """Run a recipe: from user texts to a dataset folder. Resumes where an earlier run stopped."""
+    from stillhouse.job import run_job
+
+    run_job(recipe, out, until, update=update)
+
+
+@app.command(epilog="Example: stillhouse status runs/demo --json")
+def status(
+    run_folder: RunPath, as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False
+) -> None:
+    """Show the stages of a run that are done, and its funnel so far."""
+    from stillhouse.job import show_status
+
+    show_status(run_folder, as_json=as_json)
+
+
+@app.command(epilog="Example: stillhouse train runs/demo/dataset --student MODEL --out students/demo --max-steps 20")
+def train(
+    dataset: Annotated[str, typer.Argument(help="Published dataset: folder or Hub id.", show_default=False)],
+    student: Annotated[str, typer.Option(help="Model folder, Hub id or offline package.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="New folder for the trained student.", show_default=False)],
+    revision: Annotated[str | None, typer.Option(help="Revision of a dataset on the Hub.")] = None,
+    max_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 20,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 4,
+    learning_rate: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = 5e-5,
+    max_length: Annotated[int, typer.Option(min=16, help="Tokens of prompt and completion.")] = 1024,
+    seed: Annotated[int, typer.Option(help="Seed of order and dropout.")] = 42,
+) -> None:
+    """Fine-tune a student on a published dataset, with the loss on completions only."""
+    from training.sft import TrainSettings, train_student
+
+    settings = TrainSettings(max_steps, batch_size, learning_rate, max_length, seed)
+    report = train_student(dataset, revision, student, out, settings)
+    typer.echo(report.summary())
+
+
+def main() -> NoReturn:
+    """Run the command line; errors become one message and an exit code (see stillhouse.errors)."""
+    try:
+        app(standalone_mode=True)
+    except StillhouseError as error:
+        _tell(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _tell("stopped. What was done so far is kept; run the same command again to resume")
+        sys.exit(1)
+    except ImportError as error:
+        _tell(f"{error.name or error} is not installed. Install the extras: pip install 'stillhouse[all]'")
+        sys.exit(InputError.exit_code)
+    except OSError as error:
+        _tell(f"{error.filename or 'system'}: {error.strerror or error}. What was done so far is kept")
+        sys.exit(StillhouseError.exit_code)
+    sys.exit(0)
+
+
+def _tell(message: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True).print(Text.assemble(("stillhouse: ", "bold red"), message), soft_wrap=True)

@@ -1,0 +1,135 @@
+"""What a person sees in the terminal: header, live progress, closing summary."""
+
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+from stillhouse.recipe import Recipe
+
+PLAIN_SECONDS = 10  # between two progress lines where there is no terminal
+
+
+class Display:
+    """Shows a run: bars in a terminal, plain lines elsewhere. Implements `stillhouse.progress.Progress`."""
+
+    def __init__(self, console: Console) -> None:
+        """Show on `console`."""
+        self.console = console
+        self._bars = Bars(
+            TextColumn("{task.description:13}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:>12}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._stage, self._total, self._done_before, self._started, self._said = "", 0, 0, 0.0, 0.0
+
+    def __enter__(self) -> Self:
+        """Start the live display."""
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the live display."""
+        self._bars.stop()
+
+    def header(self, recipe: Recipe, recipe_path: Path, run: Path) -> None:
+        """Show what will be done, where, and with which models."""
+        where = recipe.teacher.base_url or "in this process"
+        grid = Table.grid(padding=(0, 2))
+        for name, value in (
+            ("recipe", f"{recipe_path} (seed {recipe.seed})"),
+            ("run folder", str(run)),
+            ("teacher", f"{recipe.teacher.model}, {where}"),
+            ("student", recipe.curation.student),
+            ("encoder", recipe.perspectives.encoder),
+        ):
+            grid.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
+        self.console.print(Panel(grid, title=f"stillhouse run: {recipe.name}", title_align="left"))
+
+    def start(self, stage: str, total: int, done: int = 0) -> None:
+        """Begin a count of `total` rows."""
+        self._clear()
+        self._stage, self._total, self._done_before = stage, total, done
+        self._started = self._said = time.monotonic()
+        self._task = self._bars.add_task(stage, total=total, completed=done, rate="")
+
+    def update(self, done: int, tokens: int = 0) -> None:
+        """Move the bar, or print a line now and then."""
+        seconds = max(time.monotonic() - self._started, 1e-3)
+        rate = f"{tokens / seconds:.0f} tok/s" if tokens else ""
+        if self._task is not None:
+            self._bars.update(self._task, completed=done, rate=rate)
+        if not self.console.is_terminal and time.monotonic() - self._said >= PLAIN_SECONDS and done < self._total:
+            self._said = time.monotonic()
+            fresh = done - self._done_before
+            left = f", {seconds / fresh * (self._total - done):.0f} s left" if fresh > 0 else ""
+            self.console.print(
+                f"  {self._stage}: {done}/{self._total} rows, {rate or 'working'}{left}", highlight=False
+            )
+
+    def finish(self, stage: str, counts: dict[str, int], seconds: float) -> None:
+        """Leave one line per finished stage."""
+        self._clear()
+        told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        self.console.print(Text.assemble(("✓ ", "green"), f"{stage:13}", f"{seconds:7.1f} s  ", (told, "dim")))
+
+    def skip(self, stage: str) -> None:
+        """Say that a stage was done before."""
+        self.console.print(Text.assemble(("· ", "dim"), f"{stage:13}", ("          done before", "dim")))
+
+    def summary(self, funnel: dict[str, int], manifest: dict[str, Any], samples: list[dict[str, Any]]) -> None:
+        """Show the funnel, time and tokens per stage, and sample rows."""
+        self.console.print(_funnel_table(funnel), _cost_table(manifest))
+        for row in samples:
+            self.console.print(_sample_panel(row))
+
+    def next_command(self, *commands: str) -> None:
+        """Say what to type next."""
+        lines = (Text(f"  {command}", style="bold cyan", overflow="fold") for command in commands)
+        self.console.print(Group(Text("Next:"), *lines), soft_wrap=True)
+
+    def _clear(self) -> None:
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+            self._task = None
+
+
+def _funnel_table(funnel: dict[str, int]) -> Table:
+    table = Table(title="Funnel", title_justify="left", box=None, pad_edge=False)
+    table.add_column("step")
+    table.add_column("rows", justify="right")
+    table.add_column("")
+    widest = max([count for name, count in funnel.items() if name != "attributes"], default=1)
+    for name, count in funnel.items():
+        table.add_row(name, f"{count:,}", Text("█" * max(1, round(30 * min(count / max(widest, 1), 1))), style="cyan"))
+    return table
+
+
+def _cost_table(manifest: dict[str, Any]) -> Table:
+    table = Table(title="Time and tokens", title_justify="left", box=None, pad_edge=False)
+    table.add_column("stage")
+    for name in ("seconds", "calls", "prompt tokens", "output tokens"):
+        table.add_column(name, justify="right")
+    for stage, entry in manifest["stages"].items():
+        figures = [entry.get(key, 0) for key in ("calls", "prompt_tokens", "output_tokens")]
+        table.add_row(stage, f"{entry['seconds']:.1f}", *(f"{figure:,}" if figure else "" for figure in figures))
+    return table
+
+
+def _sample_panel(row: dict[str, Any]) -> Panel:
+    body = Text.assemble(row["prompt"].rstrip(), "\n", (row["completion"], "bold green"))
+    title = f"{row['task_type']} · {row['perspective']} · difficulty {row['difficulty']:.2f}"
+    return Panel(body, title=Text(title), title_align="left")

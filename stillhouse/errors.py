@@ -1,0 +1,17 @@
+"""Every error a user can meet has one root; the exit code says whose turn it is."""
+
+
+class StillhouseError(Exception):
+    """Root of all errors that are shown to the user as one message, without a traceback."""
+
+    exit_code = 1
+
+
+class RunError(StillhouseError):
+    """The run failed; the message says what to do next. Exit code 1."""
+
+
+class InputError(StillhouseError):
+    """The user's input is wrong; the message names file, row or key and the remedy. Exit code 2."""
+
+    exit_code = 2

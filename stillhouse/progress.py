@@ -1,0 +1,19 @@
+"""What a run says while it works; how it is shown is the caller's choice."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Told by each stage how far it is."""
+
+    def start(self, stage: str, total: int, done: int = 0) -> None:
+        """Begin a count of `total` rows, `done` of which are there already."""
+
+    def update(self, done: int, tokens: int = 0) -> None:
+        """Say how many rows are done, and how many tokens a model wrote or read for them in this run."""
+
+    def finish(self, stage: str, counts: dict[str, int], seconds: float) -> None:
+        """Say that a stage is done and what it counted."""
+
+    def skip(self, stage: str) -> None:
+        """Say that a stage was done before."""

