@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import parent_process
@@ -47,9 +47,9 @@ POLL_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Engine:
-    """Asks one teacher, within one run."""
+    """Asks one teacher, within one run. `endpoint` starts the teacher, when there is something to ask."""
 
-    endpoint: Endpoint
+    endpoint: Callable[[], Endpoint]
     journal_path: Path
     runtime: Runtime
     progress: Progress
@@ -80,7 +80,7 @@ class Engine:
             with Pipeline(name=f"stillhouse-{stage}", cache_dir=cache, enable_metadata=False) as pipeline:
                 AskTeacher(
                     llm=JournaledTeacher(
-                        endpoint=self.endpoint,
+                        endpoint=self.endpoint(),
                         journal_path=str(self.journal_path),
                         stage=stage,
                         concurrency=self.runtime.concurrency,

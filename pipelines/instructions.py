@@ -21,7 +21,8 @@ ATTRIBUTES_SHOWN = 5
 DEFINITION_TOKENS = 220
 DEMO_TOKENS = 160
 NAME = {"type": "string", "minLength": 3, "maxLength": 50}
-SENTENCE = {"type": "string", "minLength": 15, "maxLength": 200}
+MAX_SENTENCE = 200
+SENTENCE = {"type": "string", "minLength": 15, "maxLength": MAX_SENTENCE}
 LABEL = {"type": "string", "minLength": 2, "maxLength": 30}
 
 
@@ -112,42 +113,58 @@ def _drafts(perspective: dict[str, Any], kind: str, call_id: str, answer: Answer
     value = parse_answer(answer)
     try:
         if kind == "analysis":
-            prompts = [str(prompt).strip() for prompt in value["prompts"]]
+            prompts = [_sentence(prompt) for prompt in value["prompts"]]
             names = (f"{perspective['head']} analysis {number}" for number in range(1, len(prompts) + 1))
             return [
                 Draft(perspective, kind, name, prompt, Task(kind), [call_id])
                 for name, prompt in zip(names, prompts, strict=True)
             ]
         task, form = _typed(kind, value)
-        instruction = f"{str(value['instruction']).strip()} {form}"
+        instruction = f"{_sentence(value['instruction'])} {form}"
         return [Draft(perspective, kind, str(value["name"]).strip(), instruction, task, [call_id])]
     except (KeyError, TypeError, AttributeError) as error:
         raise UnusableAnswerError("not the fields asked for") from error
 
 
+def _sentence(text: str) -> str:
+    """Return a sentence with its full stop. Raises UnusableAnswerError where it was cut off or is empty."""
+    sentence = text.strip()
+    if len(text) >= MAX_SENTENCE:
+        raise UnusableAnswerError("instruction cut off")
+    if not any(character.isalpha() for character in sentence):
+        raise UnusableAnswerError("instruction without words")
+    return sentence if sentence[-1] in ".?!" else f"{sentence}."
+
+
 def _typed(kind: str, value: dict[str, Any]) -> tuple[Task, str]:
     """Return the task that a definition describes, and the sentence that states its output format."""
     if kind == "classification":
-        labels = tuple(dict.fromkeys(label.strip().lower() for label in value["labels"] if label.strip()))
+        labels = _distinct(value["labels"])
         if len(labels) < 2:
             raise UnusableAnswerError("label set of one")
-        return Task(kind, labels=labels), f"Answer with one of: {', '.join(labels)}."
+        return Task(kind, labels=tuple(labels)), f"Answer with one of: {', '.join(labels)}."
     if kind == "scoring":
         form = f"Answer with a whole number from {LOWEST} (lowest) to {HIGHEST} (highest)."
         return Task(kind, scale=(LOWEST, HIGHEST)), form
     if kind == "extraction":
         return Task(kind), "Answer with a JSON list of exact words from the text, empty if there are none."
-    fields = {item["name"].strip(): [value.strip() for value in item["values"]] for item in value["fields"]}
+    fields = {item["name"].strip(): _distinct(item["values"]) for item in value["fields"]}
     if len(fields) < 2:
         raise UnusableAnswerError("record of one field")
+    if any(len(values) == 1 for values in fields.values()):
+        raise UnusableAnswerError("label set of one")
     parts = [f"{name} (one of: {', '.join(values)})" if values else f"{name} (text)" for name, values in fields.items()]
     return Task(kind, schema=_record_schema(fields)), f"Answer with a JSON object: {', '.join(parts)}."
+
+
+def _distinct(values: list[str]) -> list[str]:
+    return list(dict.fromkeys(value.strip().lower() for value in values if value.strip()))
 
 
 def _record_schema(fields: dict[str, list[str]]) -> str:
     free = {"type": "string", "minLength": 1, "maxLength": 80}
     properties = {
-        name: {"type": "string", "enum": list(dict.fromkeys(values))} if values else free
+        name: {"type": "string", "enum": values} if values else free
         for name, values in fields.items()
     }
     return json.dumps(object_schema(**properties))
@@ -175,10 +192,10 @@ def _demo_call(draft: Draft, number: int, texts: pl.DataFrame, settings: Instruc
 def _usable_demos(task: Task, answer: Answer) -> list[dict[str, str]]:
     try:
         items = parse_answer(answer)["demos"]
-        pairs = [(item["text"], item["output"]) for item in items if isinstance(item["text"], str)]
+        pairs = {item["text"]: item["output"] for item in reversed(items) if isinstance(item["text"], str)}
     except (UnusableAnswerError, KeyError, TypeError):
         return []
-    return [{"text": text, "output": render(output)} for text, output in pairs if task.fault(output, text) is None]
+    return [{"text": text, "output": render(output)} for text, output in pairs.items() if task.fault(output, text) is None]
 
 
 def _shown(perspective: dict[str, Any]) -> list[str]:

@@ -31,6 +31,7 @@ from stillhouse.texts import read_texts, source_files
 if TYPE_CHECKING:
     from pipelines.engine import Engine
     from pipelines.prompting import Asker
+    from pipelines.teachers import Endpoint
 
 Counts = dict[str, int]
 
@@ -68,7 +69,7 @@ class Build:
             manifest.update(name=self.recipe.name, seed=self.recipe.seed, versions=versions())
             self.folder.write_recipe(self.recipe)
             for stage in stages:
-                if _fingerprint(manifest, stage.name) == prints[stage.name]["fingerprint"]:
+                if self._is_done(stage, manifest, prints[stage.name]):
                     self.progress.skip(stage.name)
                 else:
                     self._run_stage(stage, manifest, prints[stage.name])
@@ -83,6 +84,10 @@ class Build:
         check_causal_lm(self.recipe.curation.student)
         if self.recipe.teacher.backend == "embedded":
             gguf_file(self.recipe.teacher.model)
+
+    def _is_done(self, stage: Stage, manifest: dict[str, Any], prints: dict[str, str]) -> bool:
+        output = self.folder.dataset_path if stage.name == "dataset" else self.folder.table_path(stage.name)
+        return _fingerprint(manifest, stage.name) == prints["fingerprint"] and output.exists()
 
     def _run_stage(self, stage: Stage, manifest: dict[str, Any], prints: dict[str, str]) -> None:
         started = time.monotonic()
@@ -115,14 +120,19 @@ class Build:
             f"(teacher answers are kept and used again): {', '.join(stale)}"
         )
 
-    @cached_property
+    @property
     def engine(self) -> "Engine":
-        """The teacher, started when a stage first asks it, and stopped at the end of the run."""
+        """What asks the teacher."""
         from pipelines.engine import Engine
+
+        return Engine(lambda: self.endpoint, self.folder.journal_path, self.recipe.runtime, self.progress)
+
+    @cached_property
+    def endpoint(self) -> "Endpoint":
+        """The teacher, started when it is first asked something, and stopped at the end of the run."""
         from pipelines.teachers import open_teacher
 
-        endpoint = self._open.enter_context(open_teacher(self.recipe.teacher, self.recipe.runtime))
-        return Engine(endpoint, self.folder.journal_path, self.recipe.runtime, self.progress)
+        return self._open.enter_context(open_teacher(self.recipe.teacher, self.recipe.runtime))
 
     @property
     def asker(self) -> "Asker":

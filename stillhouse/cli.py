@@ -18,6 +18,7 @@ app = typer.Typer(
     epilog="Start with: stillhouse run recipes/demo.yaml",
 )
 
+OUR_PACKAGES = {"stillhouse", "pipelines", "curation", "hub_cards", "training"}
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, for example runs/demo.", show_default=False)]
 
 
@@ -81,8 +82,10 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         _tell("stopped. What was done so far is kept; run the same command again to resume")
         sys.exit(1)
-    except ImportError as error:
-        _tell(f"{error.name or error} is not installed. Install the extras: pip install 'stillhouse[all]'")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in OUR_PACKAGES:
+            raise
+        _tell(f"{error.name} is not installed. Install the extras: pip install 'stillhouse[all]'")
         sys.exit(InputError.exit_code)
     except OSError as error:
         _tell(f"{error.filename or 'system'}: {error.strerror or error}. What was done so far is kept")

@@ -1,0 +1,97 @@
+"""Shared parts, each made once: real models, a real tiny run with the offline teacher, a counting endpoint."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from filelock import FileLock
+
+from stillhouse.job import quiet_libraries
+
+quiet_libraries()
+
+from stillhouse.encoder import Encoder, load_encoder  # noqa: E402
+from stillhouse.models import load_causal_lm  # noqa: E402
+from stillhouse.recipe import OFFLINE_ENCODER, OFFLINE_LLM  # noqa: E402
+from tests.teacher_server import MODEL, TeacherServer, serve_teacher  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+DEMO_TEXTS = ROOT / "recipes" / "demo_texts.jsonl"
+COMMAND = str(Path(sys.executable).parent / "stillhouse")
+
+
+def stillhouse(*arguments: object, cwd: Path | None = None, timeout: float = 600) -> "subprocess.CompletedProcess[str]":
+    """Run the real command in a process of its own."""
+    command = [COMMAND, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout, check=False)
+
+
+def write_recipe(folder: Path, **sections: Any) -> Path:
+    """Write a small recipe into `folder`; `sections` are merged over its defaults."""
+    recipe: dict[str, Any] = {
+        "name": "tiny",
+        "texts": {"sources": [{"path": str(DEMO_TEXTS), "domain_column": "domain", "licence": "CC0-1.0", "limit": 14}]},
+        "attributes": {"per_text": 2, "min_share": 0.0},
+        "perspectives": {"max_count": 2},
+        "instructions": {"demos": 1, "analysis_per_perspective": 1},
+        "responses": {"samples": 24},
+        "curation": {"rate": 0.5},
+        "publish": {"licence": "CC0-1.0"},
+    }
+    for section, content in sections.items():
+        merge = isinstance(content, dict) and isinstance(recipe.get(section), dict)
+        recipe[section] = {**recipe[section], **content} if merge else content
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return path
+
+
+def endpoint_teacher(server: TeacherServer) -> dict[str, str]:
+    """Return the recipe's teacher section for the test endpoint."""
+    return {"backend": "endpoint", "base_url": server.base_url, "model": MODEL, "api_key_env": "TEACHER_KEY"}
+
+
+@pytest.fixture
+def teacher_server() -> Iterator[TeacherServer]:
+    with serve_teacher() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def student() -> tuple[Any, Any]:
+    return load_causal_lm(OFFLINE_LLM, None, "cpu")
+
+
+@pytest.fixture(scope="session")
+def encoder() -> Encoder:
+    return load_encoder(OFFLINE_ENCODER, "cpu")
+
+
+@pytest.fixture(scope="session")
+def offline_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A finished run folder: the whole job with the embedded teacher, made once for all test processes."""
+    base = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
+    folder = base / "offline"
+    with FileLock(base / "offline.lock"):
+        if not (folder / "result.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            recipe = write_recipe(folder)
+            done = stillhouse("run", recipe, "--out", folder / "run", timeout=850)
+            result = {"code": done.returncode, "out": done.stdout, "err": done.stderr}
+            (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    assert result["code"] == 0, result["err"]
+    return folder / "run"
+
+
+@pytest.fixture
+def private_run(offline_run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run that a test may change."""
+    return Path(shutil.copytree(offline_run, tmp_path / "run"))

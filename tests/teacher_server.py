@@ -1,0 +1,115 @@
+"""A local OpenAI-compatible endpoint for tests: answers by schema, counts requests, and misbehaves on demand.
+
+It stands where a hosted teacher would stand and cannot here; the client that asks it is the real one.
+"""
+
+import hashlib
+import json
+import random
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+MODEL = "test-teacher"
+WORDS = (
+    "calm tone, sharp humour, mild regret, open praise, cold anger, warm thanks, price worry, strong hope, dry wit,"
+    " quiet doubt, plain facts, clear wish"
+).split(",")
+
+
+class TeacherServer(ThreadingHTTPServer):
+    """Counts requests by their body; `mode` is good, garbage, error, slow or cut."""
+
+    def __init__(self) -> None:
+        """Listen on a free loopback port."""
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.mode = "good"
+        self.delay = 0.0
+        self.requests: Counter[str] = Counter()
+        self.keys: set[str] = set()
+        self.lock = threading.Lock()
+
+    @property
+    def base_url(self) -> str:
+        """Base URL of the API."""
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+@contextmanager
+def serve_teacher() -> Iterator[TeacherServer]:
+    """Serve until the block ends."""
+    server = TeacherServer()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: TeacherServer
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing."""
+
+    def do_GET(self) -> None:  # noqa: N802
+        """List the model."""
+        self._send(200, {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "t"}]})
+
+    def do_POST(self) -> None:  # noqa: N802
+        """Answer a chat request by its schema."""
+        body = self.rfile.read(int(self.headers["content-length"]))
+        server = self.server
+        with server.lock:
+            server.requests[hashlib.sha256(body).hexdigest()] += 1
+            server.keys.add(self.headers.get("authorization", ""))
+        if server.mode == "error":
+            return self._send(400, {"error": {"message": "this endpoint is broken"}})
+        if server.delay:
+            threading.Event().wait(server.delay)
+        request = json.loads(body)
+        text = "I am sorry, I cannot." if server.mode == "garbage" else json.dumps(_answer(request))
+        reason = "stop"
+        if server.mode == "cut":
+            text, reason = text[: len(text) // 2], "length"
+        choice = {"index": 0, "finish_reason": reason, "message": {"role": "assistant", "content": text}}
+        usage = {"prompt_tokens": 50, "completion_tokens": 10, "total_tokens": 60}
+        return self._send(
+            200, {"id": "c", "object": "chat.completion", "created": 0, "model": MODEL, "choices": [choice], "usage": usage}
+        )
+
+    def _send(self, status: int, content: dict[str, Any]) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def _answer(request: dict[str, Any]) -> Any:
+    """Make a value of the request's schema, the same for the same request."""
+    question = request["messages"][-1]["content"]
+    rng = random.Random(hashlib.sha256(json.dumps(request["messages"]).encode()).digest())
+    return _value(request["response_format"]["json_schema"]["schema"], question, rng)
+
+
+def _value(schema: dict[str, Any], question: str, rng: random.Random) -> Any:
+    if "enum" in schema:
+        return rng.choice(schema["enum"])
+    if schema["type"] == "object":
+        return {name: _value(part, question, rng) for name, part in schema["properties"].items()}
+    if schema["type"] == "array":
+        count = rng.randint(schema.get("minItems", 0), max(schema.get("minItems", 0), min(schema["maxItems"], 2)))
+        return [_value(schema["items"], question, rng) for _ in range(count)]
+    if "pattern" in schema or schema["maxLength"] < 40:
+        return rng.choice(WORDS).strip()
+    if schema["maxLength"] == 120:  # a verbatim span
+        return rng.choice(re.sub(r".*Text: ", "", question, flags=re.S).split())
+    return f"Say how the text shows {rng.choice(WORDS).strip()} and {rng.choice(WORDS).strip()}."

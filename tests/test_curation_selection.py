@@ -1,0 +1,161 @@
+"""Near-duplicates equal the naive greedy, selection its closed form, and the ledger accounts for every sample."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import quad
+
+from curation.decisions import decide
+from curation.near_duplicates import find_near_duplicates, sample_vectors
+from curation.selection import draw, keep_probability, selection_probability
+from stillhouse.encoder import Encoder
+from stillhouse.errors import RunError
+from stillhouse.recipe import Curation
+
+
+def unit_vectors(count: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(max(1, count // 3), 8))[rng.integers(0, max(1, count // 3), count)]
+    vectors = vectors + 0.25 * rng.normal(size=vectors.shape)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def naive_kept(vectors: np.ndarray[Any, np.dtype[np.float32]], threshold: float) -> list[int]:
+    kept: list[int] = []
+    for row in range(len(vectors)):
+        if not kept or float((vectors[kept] @ vectors[row]).max()) < threshold:
+            kept.append(row)
+    return kept
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 60), st.integers(0, 100), st.sampled_from([0.5, 0.8, 0.9]))
+def test_kept_set_equals_the_naive_greedy(count: int, seed: int, threshold: float) -> None:
+    vectors = unit_vectors(count, seed)
+    result = find_near_duplicates(vectors, threshold)
+    assert np.flatnonzero(result.kept).tolist() == naive_kept(vectors, threshold)
+
+
+def test_kept_set_across_blocks_with_the_nearest_kept_row() -> None:
+    vectors = unit_vectors(3000, 1)
+    result = find_near_duplicates(vectors, 0.9)
+    kept = naive_kept(vectors, 0.9)
+    assert np.flatnonzero(result.kept).tolist() == kept
+    assert np.isnan(result.similarity[0])
+    assert result.nearest[0] == -1
+    for row in (1, 500, 1024, 2999):
+        before = [k for k in kept if k < row]
+        assert result.similarity[row] == pytest.approx(float((vectors[before] @ vectors[row]).max()), abs=1e-6)
+        assert result.nearest[row] in before
+
+
+def test_identical_rows_leave_the_first() -> None:
+    assert find_near_duplicates(np.ones((5, 1), dtype=np.float32), 1.0).kept.tolist() == [True] + [False] * 4
+
+
+def test_sample_vectors_tell_labels_apart(encoder: Encoder) -> None:
+    rows = [("Is it good?", "Lovely place", "yes"), ("Is it good?", "Lovely place", "no"), ("Is it good?", "Cold", "no")]
+    vectors = sample_vectors(pl.DataFrame(rows, schema=["instruction", "text", "output"], orient="row"), encoder)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert float(vectors[0] @ vectors[0]) == pytest.approx(1, abs=1e-5)
+    assert float(vectors[0] @ vectors[1]) < 0.95
+    assert float(vectors[1] @ vectors[2]) < 0.95
+
+
+@given(st.floats(0.01, 1.0), st.floats(0.05, 1.0))
+def test_the_mean_of_f_is_the_rate(rate: float, peak: float) -> None:
+    def at(x: float) -> float:
+        return float(keep_probability(np.array([x]), rate, peak)[0])
+
+    parts = quad(at, 0, peak, limit=200)[0] + (quad(at, peak, 1, limit=200)[0] if peak < 1 else 0)
+    assert parts == pytest.approx(rate, abs=1e-3)
+
+
+def test_soft_prefers_the_hard_and_keeps_the_rate() -> None:
+    keys = [f"s{number}" for number in range(20_000)]
+    difficulty = np.random.default_rng(0).uniform(size=len(keys))
+    draws = draw(keys, 1)
+    kept = draws < selection_probability(difficulty, draws, 0.1, "soft", 1.0)
+    assert kept.mean() == pytest.approx(0.1, abs=0.01)
+    assert difficulty[kept].mean() > 0.85
+    spared = draws < selection_probability(difficulty, draws, 0.1, "soft", 0.7)
+    assert difficulty[spared].mean() == pytest.approx(0.7, abs=0.05)
+
+
+def test_hard_is_the_top_and_random_is_blind() -> None:
+    difficulty = np.array([0.1, 0.9, 0.5, 0.7])
+    draws = draw(["a", "b", "c", "d"], 1)
+    assert selection_probability(difficulty, draws, 0.5, "hard", 1.0).tolist() == [0, 1, 0, 1]
+    assert selection_probability(difficulty, draws, 0.25, "random", 1.0).tolist() == [0.25] * 4
+    assert selection_probability(difficulty, draws, 0.01, "hard", 1.0).sum() == 1
+
+
+@given(st.lists(st.text(), min_size=1, max_size=20, unique=True), st.randoms())
+def test_draws_do_not_depend_on_the_order_of_rows(keys: list[str], random: Any) -> None:
+    shuffled = keys[:]
+    random.shuffle(shuffled)
+    assert dict(zip(keys, draw(keys, 7), strict=True)) == dict(zip(shuffled, draw(shuffled, 7), strict=True))
+
+
+def pool(count: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Responses, instructions and scores: sample 0 invalid, 1 a near-duplicate, 2 unscored, the rest eligible."""
+    ids = [f"s{number}" for number in range(count)]
+    responses = pl.DataFrame(
+        {
+            "sample_id": ids,
+            "instruction_id": [f"i{number % 2}" for number in range(count)],
+            "status": ["invalid"] + ["valid"] * (count - 1),
+            "reason": ["not JSON"] + [None] * (count - 1),
+        }
+    )
+    instructions = pl.DataFrame({"instruction_id": ["i0", "i1"], "perspective_id": ["p", "q"], "task_type": ["a", "b"]})
+    scores = pl.DataFrame(
+        {
+            "sample_id": ids[1:],
+            "difficulty": [0.5, None] + [number / count for number in range(3, count)],
+            "unscored_reason": [None, "empty output"] + [None] * (count - 3),
+            "nearest_id": ["s0"] * (count - 1),
+            "nearest_similarity": [0.97] + [0.1] * (count - 2),
+        }
+    )
+    return responses, instructions, scores
+
+
+@pytest.mark.parametrize("strategy", ["soft", "hard", "random"])
+@pytest.mark.parametrize("scope", ["full", "task"])
+def test_every_sample_has_one_row_with_a_reason(strategy: str, scope: str) -> None:
+    tables = pool(400)
+    table, counts = decide(*tables, Curation(rate=0.5, strategy=strategy, scope=scope), seed=1)  # type: ignore[arg-type]
+    assert table["sample_id"].to_list() == tables[0]["sample_id"].to_list()
+    assert table.select("stage", "reason").rows()[:3] == [
+        ("validity", "not JSON"),
+        ("near_duplicate", "similarity 0.97 to s0"),
+        ("difficulty", "empty output"),
+    ]
+    assert set(table["reason"][3:]) == {"selected", "not drawn at rate 0.5"}
+    assert table["stratum"][:2].to_list() == ["p|a", "q|b"]
+    assert sum(counts.values()) == 400
+    assert counts["kept"] == pytest.approx(200, abs=30)
+    if scope == "task" and strategy == "hard":
+        kept = table.filter("kept").join(tables[0], on="sample_id")["instruction_id"].value_counts()["count"]
+        assert abs(kept[0] - kept[1]) <= 1
+
+
+def test_decisions_do_not_depend_on_the_order_of_rows() -> None:
+    responses, instructions, scores = pool(200)
+    table, _ = decide(responses, instructions, scores, Curation(rate=0.3), seed=1)
+    shuffled, _ = decide(responses.reverse(), instructions.reverse(), scores.reverse(), Curation(rate=0.3), seed=1)
+    assert table.sort("sample_id").equals(shuffled.sort("sample_id"))
+
+
+def test_an_empty_outcome_names_its_filter() -> None:
+    responses, instructions, scores = pool(3)
+    with pytest.raises(RunError, match="filter difficulty dropped the last of 3 samples"):
+        decide(responses, instructions, scores, Curation(rate=0.5), seed=1)
+    responses, instructions, scores = pool(4)
+    with pytest.raises(RunError, match=r"filter selection dropped the last of 4 samples; raise curation\.rate"):
+        decide(responses, instructions, scores, Curation(rate=1e-9, strategy="random"), seed=1)

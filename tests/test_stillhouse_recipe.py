@@ -1,0 +1,55 @@
+"""Recipes: what is accepted, and that every fault is named with its key and remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from stillhouse.errors import InputError
+from stillhouse.recipe import load_recipe
+from tests.conftest import ROOT, write_recipe
+
+
+@pytest.mark.parametrize("name", ["demo", "sentiment"])
+def test_shipped_recipes_are_valid(name: str) -> None:
+    recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml")
+    assert recipe.name == name
+
+
+def test_paths_start_at_the_recipe(tmp_path: Path) -> None:
+    recipe = load_recipe(write_recipe(tmp_path, texts={"sources": [{"path": "mine/texts.csv"}]}))
+    assert recipe.texts.sources[0].path == str(tmp_path / "mine" / "texts.csv")
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"curation": {"rat": 0.1}}, r"curation\.rat: unknown key; did you mean `rate`\?"),
+        ({"colour": 1}, r"colour: unknown key; known keys: name, seed, texts"),
+        ({"curation": {"rate": 0}}, r"curation\.rate: .*greater than 0 \(given: 0\)"),
+        ({"curation": {"rate": 1.5}}, r"curation\.rate: .*less than or equal to 1 \(given: 1\.5\)"),
+        ({"curation": {"rate": float("nan")}}, r"curation\.rate"),
+        ({"name": "../../etc"}, r"name: .*pattern"),
+        ({"teacher": {"backend": "endpoint", "model": "m"}}, r"teacher: .*needs `base_url`"),
+        ({"teacher": {"api_key": "secret"}}, r"teacher\.api_key: unknown key; did you mean `api_key_env`\?"),
+        ({"texts": {"sources": []}}, r"texts\.sources: .*at least 1"),
+        ({"texts": {"sources": [{"column": "text"}]}}, r"texts\.sources\.0: give either `path` or `dataset`"),
+        ({"texts": {"sources": [{"path": "x", "colum": "t"}]}}, r"texts\.sources\.0\.colum: .*`column`"),
+        ({"instructions": {"task_types": [], "analysis_per_perspective": 0}}, r"instructions: .*no instruction"),
+    ],
+)
+def test_faults_name_key_and_remedy(tmp_path: Path, sections: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_recipe(write_recipe(tmp_path, **sections))
+
+
+def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has 3 fault\(s\)"):
+        load_recipe(write_recipe(tmp_path, curation={"rate": 2, "x": 1}, responses={"samples": 0}))
+
+
+@pytest.mark.parametrize("content", ["", "- a", "name: [", "!!python/object/apply:os.system ['true']"])
+def test_what_is_no_recipe_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    with pytest.raises(InputError, match="recipe"):
+        load_recipe(path)
