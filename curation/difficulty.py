@@ -17,6 +17,10 @@ BATCH_TOKENS = 512  # the fastest on CPU: larger batches leave the cache
 POSITIONS = 128  # rows of logits held at once: 128 x 262,144 x 4 bytes = 134 MB
 
 
+# From float32 logits (positions, vocabulary) and target ids (positions,) to figures of shape (positions,).
+Kernel = Callable[["torch.Tensor", "torch.Tensor"], "tuple[torch.Tensor, ...]"]
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Token ids of one sample: the student reads `prompt` and is scored on `output`."""
@@ -78,17 +82,17 @@ def score_samples(
     done, tokens = len(samples) - len(encoded), 0
     for batch in _by_length(encoded):
         rows = [encoded[number] for number in batch]
-        with_prompt = token_scores(rows, model)
-        without = token_scores([Encoded((start,), row.output) for row in rows], model)
-        for number, (losses, ranks), (alone, _) in zip(batch, with_prompt, without, strict=True):
-            scores[number] = _score(losses, ranks, alone)
+        with_prompt = token_scores(rows, model, rank_scores)
+        alone = token_scores([Encoded((start,), row.output) for row in rows], model, losses_of)
+        for number, (losses, ranks), (losses_alone,) in zip(batch, with_prompt, alone, strict=True):
+            scores[number] = _score(losses, ranks, losses_alone)
         done, tokens = done + len(batch), tokens + sum(len(row.prompt) + len(row.output) for row in rows)
         report(done, tokens)
     return scores
 
 
-def token_scores(rows: Sequence[Encoded], model: Any) -> list[tuple["torch.Tensor", "torch.Tensor"]]:
-    """Return per row the output tokens' negative log likelihoods and rank scores, each of shape (output tokens,).
+def token_scores(rows: Sequence[Encoded], model: Any, kernel: Kernel) -> list[tuple["torch.Tensor", ...]]:
+    """Return per row what `kernel` says of its output tokens, each of shape (output tokens,).
 
     One forward pass of the body over the right-padded batch (causal attention makes padding harmless); only
     positions that predict an output token go through the output layer, POSITIONS at a time, in float32.
@@ -108,43 +112,47 @@ def token_scores(rows: Sequence[Encoded], model: Any) -> list[tuple["torch.Tenso
         hidden = model.base_model(input_ids=ids.to(device), use_cache=False).last_hidden_state
         where, when = torch.tensor(places, device=device).T
         wanted = hidden[where, when]
-        losses, scores = [], []
+        pieces = []
         for start in range(0, len(targets), POSITIONS):
             piece = slice(start, start + POSITIONS)
             logits = _soft_cap(layer(wanted[piece]).float(), model.config)
-            loss, score = rank_scores(logits, targets[piece])
-            losses.append(loss.cpu())
-            scores.append(score.cpu())
+            pieces.append(kernel(logits, targets[piece]))
     lengths = [len(row.output) for row in rows]
-    return list(zip(torch.cat(losses).split(lengths), torch.cat(scores).split(lengths), strict=True))
+    figures = (torch.cat(parts).cpu().split(lengths) for parts in zip(*pieces, strict=True))
+    return list(zip(*figures, strict=True))
+
+
+def losses_of(logits: "torch.Tensor", targets: "torch.Tensor") -> tuple["torch.Tensor"]:
+    """Return the negative log likelihood of each target, shape (positions,)."""
+    import torch
+
+    return (torch.logsumexp(logits, dim=1) - logits.gather(1, targets[:, None])[:, 0],)
 
 
 def rank_scores(logits: "torch.Tensor", targets: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor"]:
-    """Return negative log likelihood and rank score s of each target, both float64 of shape (positions,).
+    """Return negative log likelihood and rank score s of each target, both of shape (positions,).
 
     `logits` is float32 of shape (positions, vocabulary), `targets` holds token ids. A token's rank is the number
-    of tokens with a higher logit, or an equal one and a lower id. The nucleus mass is summed in float64: in
-    float32, softmax over 262k entries is off by up to 6e-5 and n comes out too small.
+    of tokens with a higher logit, or an equal one and a lower id.
     """
     import torch
 
-    chosen = logits.gather(1, targets[:, None])
-    ids = torch.arange(logits.shape[1], device=logits.device)
-    losses = (torch.logsumexp(logits.double(), dim=1) - chosen[:, 0].double()).cpu()
-    ranks = ((logits > chosen) | ((logits == chosen) & (ids < targets[:, None]))).sum(dim=1)
     scores = torch.zeros(len(targets), dtype=torch.float64)
-    for position in torch.nonzero(ranks).flatten().tolist():
-        rank = int(ranks[position])
-        size = nucleus_size(logits[position])
-        scores[position] = rank / size if rank < size else 1.0
-    return losses, scores
+    for position, target in enumerate(targets.tolist()):
+        row = logits[position]
+        rank = int((row > row[target]).sum() + (row[:target] == row[target]).sum())
+        if rank:
+            size = nucleus_size(row)
+            scores[position] = rank / size if rank < size else 1.0
+    return (*losses_of(logits, targets), scores)
 
 
 def nucleus_size(logits: "torch.Tensor", top_p: float = TOP_P) -> int:
     """Return the smallest number of most likely tokens whose probabilities sum to at least `top_p`.
 
-    `logits` is float32 of shape (vocabulary,). Only tokens that can matter are sorted: the candidates grow until
-    they hold the mass.
+    `logits` is float32 of shape (vocabulary,). The mass is summed in float64: in float32, softmax over 262k entries
+    is off by up to 6e-5 and the size comes out too small. Only tokens that can matter are sorted: the candidates
+    grow until they hold the mass.
     """
     import torch
 

@@ -47,7 +47,7 @@ def write_dataset(target: Path, tables: Tables, manifest: dict[str, Any], recipe
 def render_card(facts: dict[str, Any], configs: dict[str, list[str]], rows: int) -> str:
     """Return the README of the dataset: YAML metadata of the Hub's specification, and the text."""
     metadata: dict[str, Any] = {
-        "license": facts["licence"],
+        "license": (facts["licence"] or "").lower(),  # the Hub writes SPDX ids in lower case
         "language": facts["languages"],
         "pretty_name": facts["name"],
         "size_categories": [next((label for limit, label in SIZES if rows < limit), "n>1M")],

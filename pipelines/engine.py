@@ -91,6 +91,8 @@ class Engine:
                 )
             rows = Dataset.from_dict({"call": [call.to_json() for call in calls]})
             pipeline.run(dataset=rows, dataset_batch_size=self.runtime.batch_rows, use_cache=False)
+        if pipeline._stop_called:  # noqa: SLF001 - distilabel takes Ctrl-C and returns as if all were well
+            raise KeyboardInterrupt
 
     @contextmanager
     def _watch(self, journal: Journal, known: int, since: float) -> Iterator[None]:

@@ -163,10 +163,7 @@ def _distinct(values: list[str]) -> list[str]:
 
 def _record_schema(fields: dict[str, list[str]]) -> str:
     free = {"type": "string", "minLength": 1, "maxLength": 80}
-    properties = {
-        name: {"type": "string", "enum": values} if values else free
-        for name, values in fields.items()
-    }
+    properties = {name: {"type": "string", "enum": values} if values else free for name, values in fields.items()}
     return json.dumps(object_schema(**properties))
 
 
@@ -195,7 +192,9 @@ def _usable_demos(task: Task, answer: Answer) -> list[dict[str, str]]:
         pairs = {item["text"]: item["output"] for item in reversed(items) if isinstance(item["text"], str)}
     except (UnusableAnswerError, KeyError, TypeError):
         return []
-    return [{"text": text, "output": render(output)} for text, output in pairs.items() if task.fault(output, text) is None]
+    return [
+        {"text": text, "output": render(output)} for text, output in pairs.items() if task.fault(output, text) is None
+    ]
 
 
 def _shown(perspective: dict[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
@@ -98,8 +98,9 @@ class Display:
 
     def next_command(self, *commands: str) -> None:
         """Say what to type next."""
-        lines = (Text(f"  {command}", style="bold cyan", overflow="fold") for command in commands)
-        self.console.print(Group(Text("Next:"), *lines), soft_wrap=True)
+        self.console.print("Next:")
+        for command in commands:
+            self.console.print(Text(f"  {command}", style="bold cyan"), soft_wrap=True)
 
     def _clear(self) -> None:
         if self._task is not None:

@@ -87,7 +87,7 @@ class RunFolder:
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Replace the manifest."""
-        text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
+        text = json.dumps(manifest, indent=2, ensure_ascii=False)
         write_atomically(self.path / "manifest.json", text.encode())
 
     def write_recipe(self, recipe: Recipe) -> None:

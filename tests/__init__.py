@@ -1,0 +1,1 @@
+"""Tests, flat: test_<folder>_<module>.py; real parts."""

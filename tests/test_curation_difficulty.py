@@ -10,7 +10,10 @@ from curation.difficulty import TOP_P, Encoded, encode, nucleus_size, rank_score
 SAMPLES = [
     ("Is the text positive?\n\nText: I love it\n\nAnswer:\n", "positive"),
     ("Is the text positive?\n\nText: Never again.\n\nAnswer:\n", "negative"),
-    ("Explain.\n\nText: The waiter smiled.\n\nAnswer:\n", "The author liked how the waiter treated them, café style 😀."),
+    (
+        "Explain.\n\nText: The waiter smiled.\n\nAnswer:\n",
+        "The author liked the waiter, café style 😀.",
+    ),
     ("Explain at length. " * 30 + "\nAnswer:\n", "xylophone quartz"),
 ]
 

@@ -58,7 +58,11 @@ def test_identical_rows_leave_the_first() -> None:
 
 
 def test_sample_vectors_tell_labels_apart(encoder: Encoder) -> None:
-    rows = [("Is it good?", "Lovely place", "yes"), ("Is it good?", "Lovely place", "no"), ("Is it good?", "Cold", "no")]
+    rows = [
+        ("Is it good?", "Lovely place", "yes"),
+        ("Is it good?", "Lovely place", "no"),
+        ("Is it good?", "Cold", "no"),
+    ]
     vectors = sample_vectors(pl.DataFrame(rows, schema=["instruction", "text", "output"], orient="row"), encoder)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert float(vectors[0] @ vectors[0]) == pytest.approx(1, abs=1e-5)

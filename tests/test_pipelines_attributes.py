@@ -40,7 +40,10 @@ def test_a_name_counts_once_per_text() -> None:
     assert [row["name"] for row in _rows("t", "c", answer)] == ["tone", "mood"]
 
 
-@given(st.text() | st.recursive(st.none() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)).map(json.dumps))
+@given(
+    st.text()
+    | st.recursive(st.none() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)).map(json.dumps)
+)
 def test_any_answer_gives_rows_or_a_reason(text: str) -> None:
     with pytest.raises(UnusableAnswerError):
         list(_rows("t", "c", Answer(text, "stop", 1, 1, 0.1)))

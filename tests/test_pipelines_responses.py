@@ -33,7 +33,11 @@ def test_texts_are_used_evenly() -> None:
     [
         ("classification", {"labels": ["Good", "good "]}, "label set of one"),
         ("structured", {"fields": [{"name": "a", "values": []}, {"name": "a", "values": []}]}, "record of one field"),
-        ("structured", {"fields": [{"name": "a", "values": ["x", "X"]}, {"name": "b", "values": []}]}, "label set of one"),
+        (
+            "structured",
+            {"fields": [{"name": "a", "values": ["x", "X"]}, {"name": "b", "values": []}]},
+            "label set of one",
+        ),
     ],
 )
 def test_unusable_definitions_say_why(kind: str, value: dict[str, object], reason: str) -> None:

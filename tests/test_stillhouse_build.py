@@ -195,7 +195,7 @@ def test_the_offline_job_is_whole_and_consistent(offline_run: Path) -> None:
     assert set(tables["instructions"]["perspective_id"]) <= set(tables["perspectives"]["perspective_id"])
 
     manifest: dict[str, Any] = json.loads((offline_run / "manifest.json").read_text())
-    assert list(manifest["stages"]) == sorted(stage.name for stage in STAGES)
+    assert list(manifest["stages"]) == [stage.name for stage in STAGES]
     with sqlite3.connect(folder.journal_path) as journal:
         calls = dict(journal.execute("SELECT stage, COUNT(*) FROM answers GROUP BY stage").fetchall())
         ids = {row[0] for row in journal.execute("SELECT call_id FROM answers")}

@@ -62,7 +62,7 @@ def test_a_dataset_id_is_loaded_by_datasets(tmp_path: Path) -> None:
 
 
 def test_a_missing_dataset_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nobody/nothing.*cannot be loaded"):
+    with pytest.raises(InputError, match=r"nobody/nothing.*cannot be loaded"):
         read_texts([TextSource(path=None, dataset="nobody/nothing")])
 
 
