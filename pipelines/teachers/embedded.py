@@ -9,7 +9,7 @@ from stillhouse.errors import RunError
 from stillhouse.models import gguf_file
 from stillhouse.recipe import Runtime, Teacher
 
-CONTEXT_TOKENS = 2048  # per request: prompt and answer
+CONTEXT_TOKENS = 4096  # per request: prompt and answer
 MAX_SLOTS = 8  # llama.cpp's throughput on CPU peaks here
 
 
