@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import parent_process
+from multiprocessing.util import register_after_fork
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 sys.excepthook = sys.__excepthook__  # distilabel installs one that prints all local variables, keys included
 POLL_SECONDS = 0.25
+
+_in_flight: set[str] = set()  # call ids that this (child) process has sent and not yet written down
 
 
 @dataclass(frozen=True)
@@ -158,13 +161,16 @@ class JournaledTeacher(LLM):  # type: ignore[misc]
         async with limit:
             if _run_is_over():
                 return None
+            _in_flight.add(call.call_id)
             try:
                 answer = await send(client, self.endpoint, call)
+                journal.record(self.stage, call, answer)
             except (APIError, ValueError, TypeError, IndexError, AttributeError) as error:
                 # A failed request, or a 200 that is no completion. The cause is on disk, the row stays alone with it.
                 journal.record_failure(self.stage, call, f"{type(error).__name__}: {error}"[:500])
                 return None
-            journal.record(self.stage, call, answer)
+            finally:
+                _in_flight.discard(call.call_id)
             return answer.text
 
 
@@ -194,6 +200,23 @@ def _run_is_over() -> bool:
     """Say whether Ctrl-C was pressed, or the main process is gone: then nothing more may be spent."""
     parent = parent_process()
     return SIGINT_HANDLER_CALLED_ENV_NAME in os.environ or (parent is not None and not parent.is_alive())
+
+
+def _end_with_parent(_: object) -> None:
+    """End this child process when the main process is gone, once what is in flight is written down."""
+
+    def watch() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            while _in_flight:
+                time.sleep(POLL_SECONDS)
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+register_after_fork(_in_flight, _end_with_parent)
 
 
 @contextmanager

@@ -92,7 +92,7 @@ class Display:
 
     def summary(self, funnel: dict[str, int], manifest: dict[str, Any], samples: list[dict[str, Any]]) -> None:
         """Show the funnel, time and tokens per stage, and sample rows."""
-        self.console.print(_funnel_table(funnel), _cost_table(manifest))
+        self.console.print("", _funnel_table(funnel), "", _cost_table(manifest), "")
         for row in samples:
             self.console.print(_sample_panel(row))
 
@@ -109,9 +109,9 @@ class Display:
 
 
 def _funnel_table(funnel: dict[str, int]) -> Table:
-    table = Table(title="Funnel", title_justify="left", box=None, pad_edge=False)
-    table.add_column("step")
-    table.add_column("rows", justify="right")
+    table = Table(title="Funnel", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("step", header_style="dim")
+    table.add_column("rows", justify="right", header_style="dim")
     table.add_column("")
     widest = max([count for name, count in funnel.items() if name != "attributes"], default=1)
     for name, count in funnel.items():
@@ -120,10 +120,10 @@ def _funnel_table(funnel: dict[str, int]) -> Table:
 
 
 def _cost_table(manifest: dict[str, Any]) -> Table:
-    table = Table(title="Time and tokens", title_justify="left", box=None, pad_edge=False)
-    table.add_column("stage")
+    table = Table(title="Time and tokens", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("stage", header_style="dim")
     for name in ("seconds", "calls", "prompt tokens", "output tokens"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", header_style="dim")
     for stage, entry in manifest["stages"].items():
         figures = [entry.get(key, 0) for key in ("calls", "prompt_tokens", "output_tokens")]
         table.add_row(stage, f"{entry['seconds']:.1f}", *(f"{figure:,}" if figure else "" for figure in figures))

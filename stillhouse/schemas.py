@@ -1,12 +1,11 @@
 """The tables of a run: one schema each, the single place where a column is added or renamed."""
 
 import polars as pl
-from polars._typing import PolarsDataType
 
 from stillhouse.errors import RunError
 
 
-def _schema(**columns: PolarsDataType) -> pl.Schema:
+def _schema(**columns: pl.DataType | type[pl.DataType]) -> pl.Schema:
     return pl.Schema(columns)
 
 
