@@ -17,7 +17,7 @@ def collect_facts(tables: Tables, manifest: dict[str, Any], recipe: dict[str, An
         "languages": sorted(tables["texts"]["language"].unique().to_list()),
         "text_licences": sorted(tables["texts"]["licence"].unique().to_list()),
         "domains": sorted(tables["texts"]["domain"].unique().to_list()),
-        "teacher": recipe["teacher"],
+        "teacher": {key: recipe["teacher"][key] for key in ("backend", "model", "revision", "api")},
         "student": {key: recipe["curation"][key] for key in ("student", "student_revision")},
         "curation": {key: recipe["curation"][key] for key in ("rate", "strategy", "scope", "peak", "similarity")},
         "seed": recipe["seed"],

@@ -15,9 +15,10 @@ class Call:
     """Everything that is sent to a teacher for one answer.
 
     `prompt` is a string for the completion API and a list of messages for the chat API. `schema` is the
-    JSON Schema that the answer is constrained to; `attempt` counts repeats that must not hit the journal.
+    JSON Schema that the answer is constrained to, in the form that the `backend` takes.
     """
 
+    backend: Literal["embedded", "endpoint"]
     model: str
     revision: str | None
     api: Literal["completion", "chat"]
@@ -26,7 +27,6 @@ class Call:
     temperature: float
     max_tokens: int
     seed: int
-    attempt: int = 0
 
     @cached_property
     def call_id(self) -> str:

@@ -8,15 +8,17 @@ its answers from there: a row that distilabel drops, doubles or turns into None 
 import asyncio
 import logging
 import os
+import shutil
 import signal
+import sqlite3
 import sys
 import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import parent_process
 from multiprocessing.util import register_after_fork
 from pathlib import Path
@@ -31,9 +33,10 @@ from distilabel.models.llms import LLM
 from distilabel.pipeline import Pipeline
 from distilabel.steps.tasks import Task
 from openai import APIError
+from pydantic import PrivateAttr
 
 from pipelines.calls import Answer, Call
-from pipelines.journal import Journal
+from pipelines.journal import Journal, Usage
 from pipelines.teachers.endpoint import Endpoint, send
 from stillhouse.errors import RunError
 from stillhouse.progress import Progress
@@ -44,18 +47,24 @@ if TYPE_CHECKING:
 
 sys.excepthook = sys.__excepthook__  # distilabel installs one that prints all local variables, keys included
 POLL_SECONDS = 0.25
+FULL_DISK_BYTES = 1_000_000
 
 _in_flight: set[str] = set()  # call ids that this (child) process has sent and not yet written down
 
 
-@dataclass(frozen=True)
+@dataclass
 class Engine:
-    """Asks one teacher, within one run. `endpoint` starts the teacher, when there is something to ask."""
+    """Asks one teacher, within one run. `endpoint` starts the teacher, when there is something to ask.
+
+    `usage` sums the answers given so far, `failed` the calls that have none.
+    """
 
     endpoint: Callable[[], Endpoint]
     journal_path: Path
     runtime: Runtime
     progress: Progress
+    usage: Usage = field(default_factory=Usage)
+    failed: int = 0
 
     def ask(self, stage: str, calls: Sequence[Call]) -> dict[str, Answer]:
         """Return the answers of `calls` by call id, asking only for those that the journal does not hold.
@@ -64,23 +73,27 @@ class Engine:
         `runtime.max_failed_share` allows, or where the run was stopped before all were sent.
         """
         started = time.time()
+        wanted = {call.call_id: call for call in calls}
+        known = self._answers(wanted)
+        missing = [call for call_id, call in wanted.items() if call_id not in known]
+        missing.sort(key=lambda call: str(call.prompt))  # a shared beginning is computed once by most servers
+        self.progress.start(stage, total=len(wanted), done=len(known))
+        if missing:
+            self._run_pipeline(stage, missing, done=len(known))
+        answers = self._answers(wanted)
         with Journal(self.journal_path) as journal:
-            wanted = {call.call_id: call for call in calls}
-            known = journal.answers(wanted)
-            missing = [call for call_id, call in wanted.items() if call_id not in known]
-            missing.sort(key=lambda call: str(call.prompt))  # a shared beginning is computed once by most servers
-            self.progress.start(stage, total=len(wanted), done=len(known))
-            if missing:
-                with self._watch(journal, len(known), started):
-                    self._run_pipeline(stage, missing)
-            answers = journal.answers(wanted)
-            failures = {key: cause for key, cause in journal.failures_since(started).items() if key in wanted}
-        self._check_complete(stage, wanted, answers, failures)
+            failures = journal.failures_since(started)
+        self._check_complete(stage, wanted, answers, {key: failures[key] for key in wanted if key in failures})
+        self.usage, self.failed = self.usage.plus(answers.values()), self.failed + len(wanted) - len(answers)
         return answers
 
-    def _run_pipeline(self, stage: str, calls: Sequence[Call]) -> None:
+    def _answers(self, wanted: Iterable[str]) -> dict[str, Answer]:
+        with Journal(self.journal_path) as journal:
+            return journal.answers(wanted)
+
+    def _run_pipeline(self, stage: str, calls: Sequence[Call], done: int) -> None:
         with tempfile.TemporaryDirectory(prefix="stillhouse-") as cache, _own_signals_and_logging():
-            with Pipeline(name=f"stillhouse-{stage}", cache_dir=cache, enable_metadata=False) as pipeline:
+            with StoppablePipeline(name=f"stillhouse-{stage}", cache_dir=cache, enable_metadata=False) as pipeline:
                 AskTeacher(
                     llm=JournaledTeacher(
                         endpoint=self.endpoint(),
@@ -93,29 +106,36 @@ class Engine:
                     add_raw_input=False,
                 )
             rows = Dataset.from_dict({"call": [call.to_json() for call in calls]})
-            pipeline.run(dataset=rows, dataset_batch_size=self.runtime.batch_rows, use_cache=False)
-        if pipeline._stop_called:  # noqa: SLF001 - distilabel takes Ctrl-C and returns as if all were well
+            with self._watch(pipeline, done):
+                pipeline.run(dataset=rows, dataset_batch_size=self.runtime.batch_rows, use_cache=False)
+        if pipeline.interrupted:
             raise KeyboardInterrupt
 
     @contextmanager
-    def _watch(self, journal: Journal, known: int, since: float) -> Iterator[None]:
-        """Show progress from what is on disk, while distilabel holds the main thread."""
+    def _watch(self, pipeline: "StoppablePipeline", done: int) -> Iterator[None]:
+        """Show progress from what is on disk, while distilabel holds the main thread.
+
+        The journal is opened only after distilabel has forked: a child that inherits an open SQLite connection, or
+        one of SQLite's locks, hangs or damages the file.
+        """
         finished = threading.Event()
 
         def follow() -> None:
-            while not finished.wait(POLL_SECONDS):
-                usage = journal.usage(since=since)
-                self.progress.update(done=known + usage.calls, tokens=usage.output_tokens)
+            pipeline.forked.wait()
+            with Journal(self.journal_path) as journal:
+                before = journal.last_row()
+                while not finished.wait(POLL_SECONDS):
+                    usage = journal.usage(before)
+                    self.progress.update(done=done + usage.calls, tokens=usage.output_tokens)
 
         thread = threading.Thread(target=follow, daemon=True)
         thread.start()
         try:
             yield
         finally:
+            pipeline.forked.set()
             finished.set()
             thread.join()
-            usage = journal.usage(since=since)
-            self.progress.update(done=known + usage.calls, tokens=usage.output_tokens)
 
     def _check_complete(
         self, stage: str, wanted: dict[str, Call], answers: dict[str, Answer], failures: dict[str, str]
@@ -130,7 +150,30 @@ class Engine:
                 f"Last cause: {list(failed.values())[-1]}. {resume}"
             )
         if unsent:
-            raise RunError(f"stage {stage}: stopped with {unsent} of {len(wanted)} calls not sent. {resume}")
+            free = shutil.disk_usage(self.journal_path.parent).free
+            full = f"The disk of {self.journal_path.parent} is full. " if free < FULL_DISK_BYTES else ""
+            raise RunError(f"stage {stage}: stopped with {unsent} of {len(wanted)} calls not sent. {full}{resume}")
+
+
+class StoppablePipeline(Pipeline):  # type: ignore[misc]
+    """A pipeline that remembers Ctrl-C; distilabel's own returns as if all were well, and hangs at the second."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take what distilabel's pipeline takes."""
+        super().__init__(*args, **kwargs)
+        self.interrupted = False
+        self.forked = threading.Event()
+
+    def _handle_keyboard_interrupt(self) -> Any:
+        self.forked.set()  # distilabel calls this right after it has started its processes
+
+        def stop(signal_number: int, frame: object) -> None:
+            if self.interrupted:
+                os._exit(1)  # pressed again: what is answered is on disk, and the children end with this process
+            self.interrupted = True
+            self._stop()
+
+        return signal.signal(signal.SIGINT, stop)
 
 
 class JournaledTeacher(LLM):  # type: ignore[misc]
@@ -140,6 +183,7 @@ class JournaledTeacher(LLM):  # type: ignore[misc]
     journal_path: str
     stage: str
     concurrency: int
+    _journal_is_broken: bool = PrivateAttr(default=False)
 
     @property
     def model_name(self) -> str:
@@ -159,7 +203,7 @@ class JournaledTeacher(LLM):  # type: ignore[misc]
 
     async def _ask(self, client: "AsyncOpenAI", call: Call, journal: Journal, limit: asyncio.Semaphore) -> str | None:
         async with limit:
-            if _run_is_over():
+            if self._journal_is_broken or _run_is_over():
                 return None
             _in_flight.add(call.call_id)
             try:
@@ -167,7 +211,11 @@ class JournaledTeacher(LLM):  # type: ignore[misc]
                 journal.record(self.stage, call, answer)
             except (APIError, ValueError, TypeError, IndexError, AttributeError) as error:
                 # A failed request, or a 200 that is no completion. The cause is on disk, the row stays alone with it.
-                journal.record_failure(self.stage, call, f"{type(error).__name__}: {error}"[:500])
+                cause = self.endpoint.redact(f"{type(error).__name__}: {error}")[:500]
+                journal.record_failure(self.stage, call, cause)
+                return None
+            except sqlite3.Error:  # nothing more may be paid for that cannot be kept; the run says what is not sent
+                self._journal_is_broken = True
                 return None
             finally:
                 _in_flight.discard(call.call_id)

@@ -29,11 +29,20 @@ CREATE TABLE IF NOT EXISTS failures (
 
 @dataclass(frozen=True)
 class Usage:
-    """Calls and tokens that the journal holds."""
+    """Calls and tokens of some answers."""
 
-    calls: int
-    prompt_tokens: int
-    output_tokens: int
+    calls: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+    def plus(self, answers: Iterable[Answer]) -> "Usage":
+        """Return the sum of these figures and those of more answers."""
+        known = list(answers)
+        return Usage(
+            self.calls + len(known),
+            self.prompt_tokens + sum(answer.prompt_tokens for answer in known),
+            self.output_tokens + sum(answer.output_tokens for answer in known),
+        )
 
 
 class Journal:
@@ -62,7 +71,9 @@ class Journal:
         row = (call.call_id, stage, call.to_json(), answer.text, answer.finish_reason)
         figures = (answer.prompt_tokens, answer.output_tokens, answer.seconds, time.time())
         with self._db:
-            self._db.execute("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?,?)", row + figures)
+            self._db.execute(
+                "INSERT INTO answers VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT(call_id) DO NOTHING", row + figures
+            )
 
     def record_failure(self, stage: str, call: Call, cause: str) -> None:
         """Put the cause of a failed call on disk; the call is asked again in the next run."""
@@ -81,10 +92,14 @@ class Journal:
         rows = self._db.execute("SELECT call_id, cause FROM failures WHERE failed_at >= ?", (moment,))
         return dict(rows.fetchall())
 
-    def usage(self, stage: str | None = None, since: float = 0) -> Usage:
-        """Sum calls and tokens, of one stage or of all, answered after `since`."""
+    def last_row(self) -> int:
+        """Return the number of the latest answer."""
+        return int(self._db.execute("SELECT COALESCE(MAX(rowid), 0) FROM answers").fetchone()[0])
+
+    def usage(self, after_row: int = 0) -> Usage:
+        """Sum calls and tokens of the answers after a row number."""
         query = (
             "SELECT COUNT(*), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(output_tokens), 0) "
-            "FROM answers WHERE answered_at >= ?1 AND (?2 IS NULL OR stage = ?2)"
+            "FROM answers WHERE rowid > ?"
         )
-        return Usage(*self._db.execute(query, (since, stage)).fetchone())
+        return Usage(*self._db.execute(query, (after_row,)).fetchone())

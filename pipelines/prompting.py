@@ -80,6 +80,7 @@ class Asker:
         """Return the call that sends `prompt` under `schema`."""
         api = self.teacher.api or "completion"
         return Call(
+            backend=self.teacher.backend,
             model=self.teacher.model,
             revision=self.teacher.revision,
             api=api,
@@ -101,8 +102,11 @@ def object_schema(**properties: JsonSchema) -> JsonSchema:
     }
 
 
+_compiled = cache(_TEMPLATES.from_string)
+
+
 def _render(template: str, fields: dict[str, object]) -> str:
-    return _TEMPLATES.from_string(template).render(**fields)
+    return _compiled(template).render(**fields)
 
 
 def _compact(answer: object) -> str:

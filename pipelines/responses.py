@@ -44,16 +44,16 @@ def answer_samples(
 def pair_evenly(text_ids: list[str], instruction_ids: list[str], samples: int, seed: int) -> list[tuple[str, str]]:
     """Return up to `samples` distinct pairs in which all texts, and all instructions, occur almost equally often.
 
-    Instructions take turns. Within one turn they walk along a shuffled order of the texts in equal steps, and each
-    turn starts one text further, so no pair repeats before every text has met every instruction.
+    Instructions take turns. They stand in equal distances along a shuffled circle of the texts, and each turn moves
+    all of them one text further, so no pair repeats before every text has met every instruction, and the uses of
+    two texts differ by two at most.
     """
     order = sorted(text_ids)
     random.Random(seed).shuffle(order)
     count = len(instruction_ids)
-    step = max(1, len(order) // count)
     total = min(samples, len(order) * count)
     return [
-        (order[(number // count + number % count * step) % len(order)], instruction_ids[number % count])
+        (order[(number // count + number % count * len(order) // count) % len(order)], instruction_ids[number % count])
         for number in range(total)
     ]
 

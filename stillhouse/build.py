@@ -1,8 +1,9 @@
 """The order of the stages: what each reads, which recipe keys change its rows, and how it is run.
 
 A stage whose fingerprint stands in the manifest is skipped. The fingerprint covers the stages before it, the
-recipe keys named here, the content of the text sources, and the source code of the modules named here. It
-leaves out `name`, `publish` (but for the dataset), and `runtime`, which change no row.
+recipe keys named here, the content of text sources and local models, and the source code of the modules named
+here. It leaves out `runtime` and the place of files and servers, which change no row, and, but for the dataset,
+`name` and `publish`.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -21,8 +22,8 @@ import polars as pl
 
 from stillhouse import __version__
 from stillhouse.encoder import check_encoder, load_encoder
-from stillhouse.errors import InputError
-from stillhouse.models import check_causal_lm, gguf_file, load_causal_lm
+from stillhouse.errors import InputError, RunError
+from stillhouse.models import check_causal_lm, content_digest, gguf_file, load_causal_lm, torch_device
 from stillhouse.progress import Progress
 from stillhouse.recipe import Recipe
 from stillhouse.store import RunFolder
@@ -58,7 +59,8 @@ class Build:
     def run(self, until: str | None = None, update: bool = False) -> dict[str, Any]:
         """Run the stages up to `until` that are not done yet; return the manifest.
 
-        Raises InputError where the folder holds stages of another recipe, input or code and `update` is not given.
+        Raises InputError where the folder holds something else, or stages of another recipe, input or code and
+        `update` is not given.
         """
         stages = STAGES if until is None else STAGES[: [stage.name for stage in STAGES].index(until) + 1]
         self.check()
@@ -67,9 +69,10 @@ class Build:
             manifest = self.folder.manifest()
             self._refuse_stale(manifest, prints, update)
             manifest.update(name=self.recipe.name, seed=self.recipe.seed, versions=versions())
+            self.folder.write_manifest(manifest)
             self.folder.write_recipe(self.recipe)
             for stage in stages:
-                if self._is_done(stage, manifest, prints[stage.name]):
+                if stage.name in manifest["stages"]:
                     self.progress.skip(stage.name)
                 else:
                     self._run_stage(stage, manifest, prints[stage.name])
@@ -82,47 +85,66 @@ class Build:
         check_encoder(self.recipe.perspectives.encoder)
         check_encoder(self.recipe.curation.encoder)
         check_causal_lm(self.recipe.curation.student)
+        if self.recipe.runtime.device != "auto":
+            torch_device(self.recipe.runtime.device)
         if self.recipe.teacher.backend == "embedded":
             gguf_file(self.recipe.teacher.model)
 
-    def _is_done(self, stage: Stage, manifest: dict[str, Any], prints: dict[str, str]) -> bool:
-        output = self.folder.dataset_path if stage.name == "dataset" else self.folder.table_path(stage.name)
-        return _fingerprint(manifest, stage.name) == prints["fingerprint"] and output.exists()
-
     def _run_stage(self, stage: Stage, manifest: dict[str, Any], prints: dict[str, str]) -> None:
-        started = time.monotonic()
-        counts = stage.run(self)
-        seconds = round(time.monotonic() - started, 1)
-        entry = {**prints, "counts": counts, "seconds": seconds, **self._usage(stage.name)}
-        manifest["stages"][stage.name] = entry
+        started, before = time.monotonic(), manifest["seconds"].get(stage.name, 0.0)
+        try:
+            counts = stage.run(self)
+        finally:
+            seconds = manifest["seconds"][stage.name] = round(before + time.monotonic() - started, 1)
+            self.folder.write_manifest(manifest)
+        usage, failed = self._take_usage()
+        manifest["stages"][stage.name] = {**prints, "counts": counts, "seconds": seconds, **usage, "failed": failed}
         self.folder.write_manifest(manifest)
         self.progress.finish(stage.name, counts, seconds)
 
-    def _usage(self, stage: str) -> dict[str, int]:
-        from dataclasses import asdict
+    def _take_usage(self) -> tuple[dict[str, int], int]:
+        """Return what the teacher did for the stage that has just ended: calls and tokens, and calls that failed."""
+        if "engine" not in self.__dict__:
+            return {}, 0
+        usage, failed = asdict(self.engine.usage), self.engine.failed
+        del self.engine
+        return usage, failed
 
-        from pipelines.journal import Journal
+    def _settle(self, manifest: dict[str, Any], prints: dict[str, dict[str, str]]) -> list[str]:
+        """Take the stages that have to run again out of the manifest, and return those whose fingerprint changed.
 
-        if not self.folder.journal_path.exists():
-            return {}
-        with Journal(self.folder.journal_path) as journal:
-            return asdict(journal.usage(stage))
+        A stage runs again when its fingerprint changed, its table is gone, some of its calls failed, or a stage
+        before it runs again.
+        """
+        stale: list[str] = []
+        again = False
+        for name, entry in list(manifest["stages"].items()):
+            output = self.folder.dataset_path if name == "dataset" else self.folder.table_path(name)
+            changed = name not in prints or entry["fingerprint"] != prints[name]["fingerprint"]
+            stale += [name] * changed
+            again = again or changed or not output.exists() or entry["failed"] > 0
+            if again:
+                del manifest["stages"][name]
+        return stale
 
     def _refuse_stale(self, manifest: dict[str, Any], prints: dict[str, dict[str, str]], update: bool) -> None:
-        stale = [name for name in prints if _fingerprint(manifest, name) not in (None, prints[name]["fingerprint"])]
-        if not stale or update:
-            return
-        old, new = manifest["stages"][stale[0]], prints[stale[0]]
-        changed = [part for part in ("recipe", "input", "code") if old.get(part) != new[part]] or ["earlier stage"]
-        raise InputError(
-            f"{self.folder.path} was made with another {' and '.join(changed)}, from stage {stale[0]} on. "
-            "Use --out for another folder, or --update to rebuild these stages here "
-            f"(teacher answers are kept and used again): {', '.join(stale)}"
-        )
+        entries = dict(manifest["stages"])
+        stale = self._settle(manifest, prints)
+        if update:
+            for name in stale:
+                manifest["seconds"].pop(name, None)
+        elif stale:
+            old, new = entries[stale[0]], prints[stale[0]]
+            changed = [part for part in ("recipe", "input", "code") if old.get(part) != new[part]] or ["earlier stage"]
+            raise InputError(
+                f"{self.folder.path} was made with another {' and '.join(changed)}, from stage {stale[0]} on. "
+                "Use --out for another folder, or --update to rebuild these stages here "
+                f"(teacher answers are kept and used again): {', '.join(stale)}"
+            )
 
-    @property
+    @cached_property
     def engine(self) -> "Engine":
-        """What asks the teacher."""
+        """What asks the teacher, for one stage."""
         from pipelines.engine import Engine
 
         return Engine(lambda: self.endpoint, self.folder.journal_path, self.recipe.runtime, self.progress)
@@ -220,14 +242,14 @@ def _dataset(build: Build) -> Counts:
     return write_dataset(build.folder.dataset_path, tables, build.folder.manifest(), recipe)
 
 
-_TEACHER = ("teacher.model", "teacher.revision", "teacher.api", "seed")
-_CALLING = ("pipelines.prompting", "pipelines.prompts", "pipelines.calls")
+_TEACHER = ("teacher.backend", "teacher.model", "teacher.revision", "teacher.api", "seed")
+_CALLING = ("pipelines.prompting", "pipelines.prompts", "pipelines.calls", "pipelines.engine", "pipelines.teachers")
 STAGES: Sequence[Stage] = (
     Stage(
         "texts",
         needs=(),
         keys=("texts",),
-        code=("stillhouse.texts",),
+        code=("stillhouse.texts", "stillhouse.schemas"),
         run=_texts,
     ),
     Stage(
@@ -241,7 +263,7 @@ STAGES: Sequence[Stage] = (
         "perspectives",
         needs=("attributes",),
         keys=("perspectives", "attributes.min_share", "seed"),
-        code=("pipelines.perspectives",),
+        code=("pipelines.perspectives", "stillhouse.encoder"),
         run=_perspectives,
     ),
     Stage(
@@ -262,7 +284,7 @@ STAGES: Sequence[Stage] = (
         "scores",
         needs=("responses",),
         keys=(*(f"curation.{key}" for key in ("encoder", "student", "student_revision", "max_length", "similarity")),),
-        code=("curation.scoring", "curation.difficulty", "curation.near_duplicates"),
+        code=("curation.scoring", "curation.difficulty", "curation.near_duplicates", "stillhouse.encoder"),
         run=_scores,
     ),
     Stage(
@@ -285,16 +307,27 @@ STAGES: Sequence[Stage] = (
 def fingerprints(recipe: Recipe) -> dict[str, dict[str, str]]:
     """Return per stage the fingerprint and the parts it was made of: recipe, input, code."""
     data = recipe.model_dump(mode="json")
+    for source in data["texts"]["sources"]:
+        source["path"] = source["path"] and Path(source["path"]).name  # the content counts, not where it lies
     found: dict[str, dict[str, str]] = {}
     for stage in STAGES:
         before = [found[name]["fingerprint"] for name in stage.needs]
         parts = {
             "recipe": _digest({key: _value_at(data, key) for key in stage.keys}),
-            "input": _digest([_source_digest(file) for file in _all_files(recipe)] if stage.name == "texts" else []),
+            "input": _digest(_inputs(stage, recipe, data)),
             "code": _digest([_code_digest(module) for module in stage.code]),
         }
         found[stage.name] = {**parts, "fingerprint": _digest([parts, before])}
     return found
+
+
+def _inputs(stage: Stage, recipe: Recipe, data: dict[str, Any]) -> list[str | None]:
+    """Return digests of the files that a stage reads besides tables: text sources, local models."""
+    if stage.name == "texts":
+        return [_file_digest(file) for source in recipe.texts.sources for file in source_files(source)]
+    models = {"teacher.model", "perspectives", "curation.encoder", "curation.student"} & set(stage.keys)
+    names = ("perspectives.encoder" if key == "perspectives" else key for key in sorted(models))
+    return [content_digest(_value_at(data, name)) for name in names]
 
 
 def versions() -> dict[str, str]:
@@ -303,11 +336,6 @@ def versions() -> dict[str, str]:
     installed = {distribution.name.lower(): distribution.version for distribution in metadata.distributions()}
     found = {name: installed[name] for name in names if name in installed}
     return {"stillhouse": __version__, "python": platform.python_version(), **found}
-
-
-def _fingerprint(manifest: dict[str, Any], stage: str) -> str | None:
-    entry = manifest["stages"].get(stage)
-    return entry and str(entry["fingerprint"])
 
 
 def _digest(value: object) -> str:
@@ -319,11 +347,7 @@ def _value_at(data: dict[str, Any], key: str) -> Any:
     return data[section][name] if name else data[section]
 
 
-def _all_files(recipe: Recipe) -> list[Path]:
-    return [file for source in recipe.texts.sources for file in source_files(source)]
-
-
-def _source_digest(path: Path) -> str:
+def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -333,7 +357,9 @@ def _code_digest(module: str) -> str:
     root = Path(__file__).parent.parent / module.replace(".", "/")
     single = root.with_suffix(".py")
     files = [single] if single.exists() else sorted(path for path in root.rglob("*") if path.suffix in CODE_SUFFIXES)
-    return _digest([[path.name, _source_digest(path)] for path in files])
+    if not files:
+        raise RunError(f"stage code {module} is not there; the installation is damaged, install stillhouse again")
+    return _digest([[path.name, _file_digest(path)] for path in files])
 
 
 CODE_SUFFIXES = {".py", ".yaml", ".jinja"}

@@ -1,12 +1,14 @@
 """The command line: arguments only. Heavy imports happen inside the commands."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from stillhouse.errors import InputError, StillhouseError
+from stillhouse.errors import InputError, RunError, StillhouseError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,7 +41,8 @@ def run(
     """Run a recipe: from user texts to a dataset folder. Resumes where an earlier run stopped."""
     from stillhouse.job import run_job
 
-    run_job(recipe, out, until, update=update)
+    with interruptible():
+        run_job(recipe, out, until, update=update)
 
 
 @app.command(epilog="Example: stillhouse status runs/demo --json")
@@ -68,7 +71,8 @@ def train(
     from training.sft import TrainSettings, train_student
 
     settings = TrainSettings(max_steps, batch_size, learning_rate, max_length, seed)
-    report = train_student(dataset, revision, student, out, settings)
+    with interruptible():
+        report = train_student(dataset, revision, student, out, settings)
     typer.echo(report.summary())
 
 
@@ -79,9 +83,6 @@ def main() -> NoReturn:
     except StillhouseError as error:
         _tell(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _tell("stopped. What was done so far is kept; run the same command again to resume")
-        sys.exit(1)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in OUR_PACKAGES:
             raise
@@ -91,6 +92,15 @@ def main() -> NoReturn:
         _tell(f"{error.filename or 'system'}: {error.strerror or error}. What was done so far is kept")
         sys.exit(StillhouseError.exit_code)
     sys.exit(0)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn Ctrl-C into a message and exit code 1; Typer would leave silently with 130."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise RunError("stopped. What was done so far is kept; run the same command again to resume") from error
 
 
 def _tell(message: str) -> None:

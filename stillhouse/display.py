@@ -29,6 +29,7 @@ class Display:
             TextColumn("{task.fields[rate]:>12}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=console,
             transient=True,
             disable=not console.is_terminal,

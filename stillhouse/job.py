@@ -32,7 +32,7 @@ def run_job(recipe_path: Path, out: Path | None = None, until: str | None = None
     with display:
         manifest = Build(recipe, folder, display).run(until, update)
     display.summary(funnel_of(folder), manifest, samples_of(folder))
-    if folder.dataset_path.exists():
+    if "dataset" in manifest["stages"]:
         display.next_command(
             f"stillhouse status {folder.path}",
             f"stillhouse train {folder.dataset_path} --student {recipe.curation.student} --out students/{recipe.name}",
@@ -63,21 +63,22 @@ def funnel_of(folder: RunFolder) -> dict[str, int]:
     """Count the rows of each step from the tables on disk."""
     from hub_cards.facts import funnel
 
-    return funnel({name: folder.read_table(name) for name in TABLES if folder.table_path(name).exists()})
+    done = folder.manifest()["stages"]
+    return funnel({name: folder.read_table(name) for name in TABLES if name in done})
 
 
 def samples_of(folder: RunFolder) -> list[dict[str, Any]]:
-    """Return a few published rows, of different task types: the hardest of each type, hardest types first."""
-    path = folder.dataset_path / "default"
-    if not path.exists():
+    """Return a few published rows: the hardest of each task type first, then the next hardest."""
+    if "dataset" not in folder.manifest()["stages"]:
         return []
-    rows = pl.scan_parquet(path / "*.parquet").sort(["difficulty", "id"], descending=[True, False])
-    return rows.unique("task_type", keep="first", maintain_order=True).head(SAMPLES_SHOWN).collect().to_dicts()
+    files = sorted((folder.dataset_path / "default").iterdir())
+    rows = pl.scan_parquet(files, glob=False).sort(["difficulty", "id"], descending=[True, False])
+    place = pl.col("difficulty").cum_count().over("task_type")
+    return rows.sort(place, maintain_order=True).head(SAMPLES_SHOWN).collect().to_dicts()
 
 
 def quiet_libraries() -> None:
     """Let the libraries below speak only of errors; must run before they are imported."""
-    os.environ.setdefault("DISTILABEL_LOG_LEVEL", "ERROR")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,5 +1,6 @@
 """Model references: an offline package, a folder, a GGUF file or a Hub id, resolved to something loadable."""
 
+import hashlib
 import importlib
 import re
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from stillhouse.errors import InputError
+from stillhouse.recipe import is_path
 from stillhouse.store import replace_folder
 
 # Only packages named here are ever imported: a recipe is untrusted, and importing runs code.
@@ -19,23 +21,21 @@ HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 
 
 def load_causal_lm(reference: str, revision: str | None, device: str) -> tuple[Any, Any]:
-    """Load a causal model and its tokenizer by transformers, ready for scoring or training."""
+    """Load a causal model (float32 on every device) and its tokenizer, ready for scoring or training."""
     source = _converted_package(reference) if reference.startswith("package:") else folder_or_hub_id(reference)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    where = torch_device(device)
     with clear_errors(reference):
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        dtype = torch.float32 if where == "cpu" else torch.bfloat16
-        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype)
-    return model.to(where).eval(), tokenizer
+        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=torch.float32)
+    return model.to(torch_device(device)).eval(), tokenizer
 
 
 def gguf_file(reference: str) -> Path:
     """Return the GGUF file of a package (assembled once into the cache) or of a path."""
     if not reference.startswith("package:"):
-        path = Path(reference).expanduser()
+        path = Path(reference)
         if path.suffix != ".gguf" or not path.is_file():
             raise InputError(
                 f"teacher.model: {reference} is not a GGUF file; the embedded backend needs one, "
@@ -60,12 +60,30 @@ def check_causal_lm(reference: str) -> None:
         folder_or_hub_id(reference)
 
 
+def content_digest(reference: str) -> str | None:
+    """Return a digest of a local model's files (names, sizes, first MiB of each); None for a package or Hub id."""
+    path = Path(reference).expanduser()
+    if not path.exists():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb") as content:
+                digest.update(f"{file.name} {file.stat().st_size}".encode() + content.read(2**20))
+    return digest.hexdigest()
+
+
 def torch_device(device: str) -> str:
-    """Resolve `auto` to cuda where there is one, else cpu."""
+    """Resolve `auto` to cuda where there is one, else cpu. Raises InputError where the device is not there."""
+    if device == "cpu":
+        return device
     import torch
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    there = torch.backends.mps.is_available() if device == "mps" else torch.cuda.is_available()
+    if not there or int(device.partition(":")[2] or 0) >= max(torch.cuda.device_count(), 1):
+        raise InputError(f"runtime.device: {device} is not there, as PyTorch sees it; use auto or cpu")
     return device
 
 
@@ -91,7 +109,7 @@ def folder_or_hub_id(reference: str) -> str:
         if not (path / "config.json").is_file():
             raise InputError(f"model {reference}: this folder is not a model, it has no config.json")
         return str(path)
-    if reference.startswith((".", "/", "~")) or not HUB_ID.match(reference):
+    if is_path(reference) or not HUB_ID.match(reference):
         raise InputError(f"model {reference}: no such folder, and not a Hub id (owner/name) either")
     return reference
 
@@ -123,9 +141,11 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
 @contextmanager
 def clear_errors(reference: str) -> Iterator[None]:
     """Turn what a loader raises for a wrong model into one InputError that names it."""
+    from safetensors import SafetensorError
+
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"model {reference} cannot be loaded: {first_line}. Check the folder or Hub id, your login and the network"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, model_validator
 
 from stillhouse.errors import InputError
 
@@ -59,7 +59,11 @@ class Teacher(Section):
     model: str = Field(
         OFFLINE_LLM, description="GGUF file or offline package; for an endpoint, the model's name there."
     )
-    revision: str | None = Field(None, description="Revision of the model, recorded and part of every call's key.")
+    revision: str | None = Field(
+        None,
+        description="Revision of the model, part of every call's key. The same model name and revision at another "
+        "`base_url` is the same teacher.",
+    )
     base_url: str | None = Field(None, description="Base URL of the endpoint, for example http://localhost:8000/v1.")
     api_key_env: str = Field("OPENAI_API_KEY", description="Name of the environment variable that holds the key.")
     api: Literal["completion", "chat"] | None = Field(
@@ -75,7 +79,11 @@ class Teacher(Section):
 
     @model_validator(mode="after")
     def _endpoint_has_url(self) -> Self:
-        if self.backend == "endpoint" and not (self.base_url or "").startswith(("http://", "https://")):
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
+            raise ValueError("`api_key_env` is the name of an environment variable, never the key itself")
+        if self.base_url and (_url_host(self.base_url) is None or "@" in self.base_url):
+            raise ValueError("`base_url` is no web address, or has a password in it; the key goes into `api_key_env`")
+        if self.backend == "endpoint" and not self.base_url:
             raise ValueError("backend `endpoint` needs `base_url`, for example http://localhost:8000/v1")
         if self.backend == "embedded" and (self.base_url or self.api == "chat"):
             raise ValueError("`base_url` and `api: chat` go with backend `endpoint`")
@@ -161,14 +169,16 @@ class Runtime(Section):
     max_failed_share: float = Field(
         0.05, ge=0, le=1, description="A stage whose share of failed calls is above this stops the run."
     )
-    device: str = Field("auto", description="torch device of encoder and student: auto, cpu, cuda, cuda:1 ...")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="torch device of encoder and student."
+    )
 
 
 class Recipe(Section):
-    """A whole run. `folder` is where relative paths start; it is not a key of the file."""
+    """A whole run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
-    seed: int = 42
+    seed: int = Field(42, ge=0, lt=2**32)
     texts: Texts
     teacher: Teacher = Teacher.model_validate({})
     attributes: Attributes = Attributes.model_validate({})
@@ -203,13 +213,37 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def _anchor_paths(recipe: Recipe, folder: Path) -> Recipe:
+    def anchor(path: str) -> str:
+        return str((folder / Path(path).expanduser()).resolve())
+
+    def anchored(section: Section, *keys: str) -> Section:
+        references = {key: getattr(section, key) for key in keys}
+        return section.model_copy(update={key: anchor(ref) for key, ref in references.items() if is_path(ref)})
+
     sources = [
-        source.model_copy(update={"path": str((folder / Path(source.path).expanduser()).resolve())})
-        if source.path
-        else source
+        source.model_copy(update={"path": anchor(source.path)}) if source.path else source
         for source in recipe.texts.sources
     ]
-    return recipe.model_copy(update={"texts": Texts(sources=sources)})
+    return recipe.model_copy(
+        update={
+            "texts": Texts(sources=sources),
+            "teacher": anchored(recipe.teacher, "model"),
+            "perspectives": anchored(recipe.perspectives, "encoder"),
+            "curation": anchored(recipe.curation, "encoder", "student"),
+        }
+    )
+
+
+def is_path(reference: str) -> bool:
+    """Say whether a model reference is a path: ./folder, ../folder, /folder, ~/folder or a GGUF file."""
+    return reference.startswith((".", "/", "~")) or reference.endswith(".gguf")
+
+
+def _url_host(url: str) -> str | None:
+    try:
+        return str(HttpUrl(url).host)
+    except ValidationError:
+        return None
 
 
 def _explain(fault: Any) -> str:
@@ -221,7 +255,8 @@ def _explain(fault: Any) -> str:
         return f"{key}: unknown key; {hint}"
     message = re.sub(r"^Value error, ", "", fault["msg"])
     given = fault["input"]
-    return f"{key}: {message}" + (f" (given: {given!r})" if not isinstance(given, dict) else "")
+    hidden = isinstance(given, dict) or "api_key" in key  # a key may have been written where its name belongs
+    return f"{key}: {message}" + ("" if hidden else f" (given: {given!r})")
 
 
 def _keys_beside(location: tuple[str | int, ...]) -> list[str]:

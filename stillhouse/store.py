@@ -25,22 +25,24 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    _sync_folder(path.parent)
+    _sync(path.parent)
 
 
 def replace_folder(new: Path, old: Path) -> None:
     """Put folder `new` in the place of `old`; a crash in between leaves one of them whole."""
+    for path in new.rglob("*"):
+        _sync(path)
     aside = old.with_name(f".{old.name}.old")
     shutil.rmtree(aside, ignore_errors=True)
     if old.exists():
         old.rename(aside)
     new.rename(old)
-    _sync_folder(old.parent)
+    _sync(old.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -75,14 +77,21 @@ class RunFolder:
             raise RunError(f"another process is working on {self.path}; wait for it or use --out") from error
 
     def manifest(self) -> dict[str, Any]:
-        """Return the manifest; a new run has one without stages."""
+        """Return the manifest; a new run has one without stages.
+
+        Raises InputError where the manifest is damaged or not ours, or the folder holds something else.
+        """
         path = self.path / "manifest.json"
         if not path.exists():
-            return {"stages": {}}
+            if any(entry.name != ".lock" for entry in self.path.iterdir()):
+                raise InputError(f"{self.path} is not empty and not a run folder; give a new folder with --out")
+            return {"stages": {}, "seconds": {}}
         try:
             manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{path} is damaged ({error}); move it away and run again") from error
+        if not isinstance(manifest, dict) or not {"stages", "seconds"} <= manifest.keys():
+            raise InputError(f"{path} is not the manifest of a run")
         return manifest
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
@@ -107,7 +116,7 @@ class RunFolder:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        _sync(path.parent)
 
     def read_table(self, name: str) -> pl.DataFrame:
         """Read a table and check that it still has its schema."""
@@ -115,6 +124,6 @@ class RunFolder:
         if not path.exists():
             raise InputError(f"{self.path} has no table {name}; `stillhouse run` makes it")
         try:
-            return conform(pl.read_parquet(path), TABLES[name], name)
+            return conform(pl.read_parquet(path, glob=False), TABLES[name], name)
         except pl.exceptions.PolarsError as error:
             raise InputError(f"{path} cannot be read ({error}); delete it and run again") from error

@@ -54,13 +54,30 @@ class Task:
         )
         if error is not None:
             return _REASONS.get(self.task_type, "does not fit the schema")
+        if _is_cut_off(value, self.value_schema()):
+            return "cut off at the length limit"
         if self.task_type == "analysis" and not any(character.isalpha() for character in value):
             return "no words"
         if self.task_type == "analysis" and value.strip().casefold() == text.strip().casefold():
             return "echoes the text"
+        if self.task_type == "extraction" and any(not span.strip() for span in value):
+            return "blank span"
+        if self.task_type == "extraction" and len(set(value)) < len(value):
+            return "repeated span"
         if self.task_type == "extraction" and any(span not in text for span in value):
             return "span not in the text"
         return None
+
+
+def _is_cut_off(value: Any, schema: dict[str, Any]) -> bool:
+    """Say whether a string has its greatest length: constrained decoding closes it there, in the middle of a word."""
+    if isinstance(value, str):
+        return "maxLength" in schema and len(value) >= int(schema["maxLength"])
+    if isinstance(value, list):
+        return any(_is_cut_off(item, schema["items"]) for item in value)
+    if isinstance(value, dict):
+        return any(_is_cut_off(item, schema["properties"][name]) for name, item in value.items())
+    return False
 
 
 _REASONS = {

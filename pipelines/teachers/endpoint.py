@@ -27,8 +27,16 @@ class Endpoint:
     embedded: bool = False
 
     def api_key(self) -> str:
-        """Return the key; servers without one take any."""
-        return os.environ.get(self.api_key_env or "", "") or "none"
+        """Return the key; servers without one take any. Raises InputError where it cannot be a key."""
+        key = os.environ.get(self.api_key_env or "", "").strip() or "none"
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise InputError(f"the environment variable {self.api_key_env} does not hold a key: it has odd characters")
+        return key
+
+    def redact(self, message: str) -> str:
+        """Return a message without the key, should a server or library have put it there."""
+        key = self.api_key()
+        return message if key == "none" else message.replace(key, "***")
 
     def client(self) -> "AsyncOpenAI":
         """Return a client that retries with backoff and honours Retry-After."""
@@ -55,8 +63,12 @@ def check_endpoint(endpoint: Endpoint) -> None:
         ) from error
     except openai.APIError as error:
         raise RunError(
-            f"teacher {endpoint.base_url} cannot be reached: {error.__cause__ or error}. "
+            f"teacher {endpoint.base_url} cannot be reached: {endpoint.redact(str(error.__cause__ or error))}. "
             "Start the server or mend `teacher.base_url`; nothing was lost, run the same command again"
+        ) from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"teacher {endpoint.base_url} answers, but is no OpenAI-compatible endpoint; mend `teacher.base_url`"
         ) from error
     if served and endpoint.model not in served:
         raise InputError(
@@ -78,14 +90,16 @@ async def send(client: "AsyncOpenAI", endpoint: Endpoint, call: Call) -> Answer:
     if call.api == "chat":
         chat = await client.chat.completions.create(messages=call.prompt, **common)
         choice, text, usage = chat.choices[0], chat.choices[0].message.content, chat.usage
+        if isinstance(text, list):  # some servers send the content in parts
+            text = "".join(part.get("text") or "" for part in text)
     else:
         completion = await client.completions.create(prompt=call.prompt, **common)
         choice, text, usage = completion.choices[0], completion.choices[0].text, completion.usage
     return Answer(
         text=text or "",
         finish_reason=choice.finish_reason or "unknown",
-        prompt_tokens=usage.prompt_tokens if usage else 0,
-        output_tokens=usage.completion_tokens if usage else 0,
+        prompt_tokens=(usage and usage.prompt_tokens) or 0,
+        output_tokens=(usage and usage.completion_tokens) or 0,
         seconds=time.monotonic() - started,
     )
 
