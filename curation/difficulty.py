@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stillhouse.errors import RunError
+
 if TYPE_CHECKING:
     import torch
 
@@ -69,7 +71,10 @@ def score_samples(
     max_length: int,
     report: Callable[[int, int], None] = lambda done, tokens: None,
 ) -> list[Score]:
-    """Score (prompt, output) pairs, in their order. `report` is told samples done and tokens read so far."""
+    """Score (prompt, output) pairs, in their order. `report` is told samples done and tokens read so far.
+
+    Raises RunError where the model's logits are not those of its output layer.
+    """
     scores: list[Score] = [Score()] * len(samples)
     encoded: dict[int, Encoded] = {}
     for number, (prompt, output) in enumerate(samples):
@@ -79,6 +84,8 @@ def score_samples(
         else:
             encoded[number] = result
     start = _start_token(tokenizer)
+    if encoded:
+        _check_output_layer(min(encoded.values(), key=lambda row: len(row.prompt) + len(row.output)), model)
     done, tokens = len(samples) - len(encoded), 0
     for batch in _by_length(encoded):
         rows = [encoded[number] for number in batch]
@@ -115,7 +122,7 @@ def token_scores(rows: Sequence[Encoded], model: Any, kernel: Kernel) -> list[tu
         pieces = []
         for start in range(0, len(targets), POSITIONS):
             piece = slice(start, start + POSITIONS)
-            logits = _soft_cap(layer(wanted[piece]).float(), model.config)
+            logits = _finish(layer(wanted[piece]).float(), model.config)
             pieces.append(kernel(logits, targets[piece]))
     lengths = [len(row.output) for row in rows]
     figures = (torch.cat(parts).cpu().split(lengths) for parts in zip(*pieces, strict=True))
@@ -202,7 +209,22 @@ def _start_token(tokenizer: Any) -> int:
     return 0
 
 
-def _soft_cap(logits: "torch.Tensor", config: Any) -> "torch.Tensor":
-    """Apply the final soft-capping that some models (Gemma 2) do after their output layer."""
-    cap = getattr(config, "final_logit_softcapping", None)
+def _finish(logits: "torch.Tensor", config: Any) -> "torch.Tensor":
+    """Apply what some models do after their output layer: scaling (Granite, Cohere) and soft-capping (Gemma 2)."""
+    text = config.get_text_config()
+    logits = logits * (getattr(text, "logit_scale", None) or 1.0) / (getattr(text, "logits_scaling", None) or 1.0)
+    cap = getattr(text, "final_logit_softcapping", None)
     return (logits / cap).tanh() * cap if cap else logits
+
+
+def _check_output_layer(row: Encoded, model: Any) -> None:
+    """Raise RunError where body and output layer, run apart, are not the model itself."""
+    import torch
+
+    ids = row.prompt + row.output
+    with torch.inference_mode():
+        logits = model(torch.tensor([ids], device=model.device)).logits[0, -len(row.output) - 1 : -1].float()
+    wanted = losses_of(logits, torch.tensor(row.output, device=model.device))[0].cpu()
+    found = token_scores([row], model, losses_of)[0][0]
+    if not torch.allclose(wanted, found, atol=1e-2, rtol=1e-2, equal_nan=True):
+        raise RunError(f"student {type(model).__name__} does more after its output layer than is known; use another")

@@ -10,34 +10,34 @@ Floats = npt.NDArray[np.float64]
 Strategy = Literal["soft", "hard", "random"]
 
 
-def keep_probability(position: Floats, rate: float, peak: float = 1.0) -> Floats:
-    """Return F(x): (x/a)^b for x < a, ((1-x)/(1-a))^b from a on, with b = 1/rate - 1 (CompEffDist, sampling).
+def keep_probability(count: int, rate: float, peak: float = 1.0) -> Floats:
+    """Return the chance of each of `count` samples, easiest first: F averaged over the sample's part of (0, 1).
 
-    `position` is x in (0, 1), the place in the order of difficulty, easiest first; `peak` is a. The integral of F
-    over (0, 1) is 1/(b+1) for every a, so the expected share is `rate`.
+    F(x) = (x/a)^b for x < a and ((1-x)/(1-a))^b from a on, with a = `peak` and b = 1/rate - 1 (CompEffDist,
+    sampling). Its integral over (0, 1) is 1/(b+1) = rate for every a, so the chances' mean is the rate exactly,
+    also for a handful of samples.
     """
-    exponent = 1.0 / rate - 1.0
-    falling = np.divide(1.0 - position, 1.0 - peak, out=np.ones_like(position), where=peak < 1.0)
-    return np.where(position < peak, position / peak, falling) ** exponent
+    edges = np.linspace(0.0, 1.0, count + 1)
+    power = 1.0 / rate  # b + 1
+    rising = peak * (np.minimum(edges, peak) / peak) ** power
+    left = np.divide(1.0 - np.maximum(edges, peak), 1.0 - peak, out=np.ones_like(edges), where=peak < 1.0)
+    return count * rate * np.diff(rising + (1.0 - peak) * (1.0 - left**power))
 
 
 def selection_probability(difficulty: Floats, draws: Floats, rate: float, strategy: Strategy, peak: float) -> Floats:
-    """Return each sample's probability of being kept, shape (n,); `draws` breaks ties of difficulty.
+    """Return each sample's probability of being kept, shape (n,), of mean `rate`; `draws` breaks ties of difficulty.
 
-    `soft`: keep_probability of its place. `hard`: 1 for the round(rate * n) most difficult (at least one), else 0.
-    `random`: the rate.
+    `soft`: keep_probability of its place. `hard`: 1 for the rate * n most difficult, what is left of the number for
+    the next, else 0. `random`: the rate.
     """
     count = len(difficulty)
     order = np.lexsort((draws, difficulty))
-    if strategy == "random":
-        return np.full(count, rate)
+    probability = np.full(count, rate)
     if strategy == "hard":
-        probability = np.zeros(count)
-        probability[order[count - max(1, round(rate * count)) :]] = 1.0
-        return probability
-    position = np.empty(count)
-    position[order] = (np.arange(count) + 0.5) / count
-    return keep_probability(position, rate, peak)
+        probability[order[::-1]] = np.clip(rate * count - np.arange(count), 0.0, 1.0)
+    elif strategy == "soft":
+        probability[order] = keep_probability(count, rate, peak)
+    return probability
 
 
 def draw(keys: list[str], seed: int) -> Floats:

@@ -1,6 +1,7 @@
 """Attributes: one structured teacher call per text names the traits that the text shows (method, step 1)."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import polars as pl
@@ -8,6 +9,7 @@ import polars as pl
 from pipelines.calls import Answer, Call, UnusableAnswerError, parse_answer
 from pipelines.engine import Engine
 from pipelines.prompting import Asker, load_template, object_schema, sample_shots
+from stillhouse.errors import RunError
 from stillhouse.recipe import Attributes
 from stillhouse.schemas import ATTRIBUTES, table_of
 
@@ -23,19 +25,22 @@ def enumerate_attributes(
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Ask the teacher for the attributes of every text.
 
-    Returns the `attributes` table (texts in their order) and the counts `calls`, `parsed` and `unusable`.
+    Returns the `attributes` table (texts in their order) and the counts of calls, parsed answers, and unusable ones
+    by reason. Raises RunError where no answer is usable.
     """
     calls = {row["text_id"]: _call(row, settings, asker) for row in texts.iter_rows(named=True)}
     answers = engine.ask("attributes", list(calls.values()))
     rows: list[dict[str, object]] = []
-    unusable = 0
+    unusable: Counter[str] = Counter()
     for text_id, call in calls.items():
         answer = answers.get(call.call_id)
         try:
             rows += _rows(text_id, call.call_id, answer)
-        except UnusableAnswerError:
-            unusable += 1
-    counts = {"calls": len(calls), "parsed": len(calls) - unusable, "unusable": unusable}
+        except UnusableAnswerError as reason:
+            unusable[f"unusable: {reason}"] += 1
+    if not rows:
+        raise RunError(f"attributes: no answer of {len(calls)} is usable ({dict(unusable)}); use a stronger teacher")
+    counts = {"calls": len(calls), "parsed": len(calls) - unusable.total(), **unusable}
     return table_of(rows, ATTRIBUTES, "attributes"), counts
 
 

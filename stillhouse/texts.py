@@ -86,10 +86,10 @@ def _read_file(path: Path) -> pl.DataFrame:
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet":
-            return pl.read_parquet(path)
+            return pl.read_parquet(path, glob=False)
         content = _decode(path)
         if suffix == ".txt":
-            return pl.DataFrame({"text": content.splitlines()})
+            return pl.DataFrame({"text": content.removesuffix("\n").split("\n")}, schema={"text": pl.String})
         if suffix == ".csv":
             return pl.read_csv(content.encode(), infer_schema=False)
         if suffix == ".json":
@@ -136,16 +136,23 @@ def _read_dataset(source: TextSource) -> pl.DataFrame:
             f"texts: dataset {source.dataset} (split {source.split}, revision {source.revision}) "
             f"cannot be loaded: {error}. Check the id, your login and the network"
         ) from error
-    columns = [name for name in (source.column, source.domain_column) if name in loaded.column_names]
-    return pl.DataFrame(loaded.select_columns(columns).to_dict())
+    wanted = [name for name in (source.column, source.domain_column) if name]
+    _require_columns(wanted, loaded.column_names, str(source.dataset))
+    return pl.DataFrame(loaded.select_columns(wanted).to_dict())
+
+
+def _require_columns(wanted: list[str], present: list[str], place: str) -> None:
+    for column in wanted:
+        if column not in present:
+            raise InputError(f"texts: {place} has no column `{column}`; it has: {', '.join(present)}")
 
 
 def _pick_columns(frame: pl.DataFrame, source: TextSource, place: str) -> list[tuple[str, str]]:
-    for column in filter(None, (source.column, source.domain_column)):
-        if column not in frame.columns:
-            raise InputError(f"texts: {place} has no column `{column}`; it has: {', '.join(frame.columns)}")
-    if frame.schema[source.column] not in (pl.String, pl.Null):
-        raise InputError(f"texts: {place}: column `{source.column}` holds {frame.schema[source.column]}, not text")
+    wanted = [name for name in (source.column, source.domain_column) if name]
+    _require_columns(wanted, frame.columns, place)
+    for column in wanted:
+        if frame.schema[column] not in (pl.String, pl.Categorical, pl.Null):
+            raise InputError(f"texts: {place}: column `{column}` holds {frame.schema[column]}, not text")
     texts = frame[source.column].cast(pl.String).fill_null("").to_list()
     if not source.domain_column:
         return [(text, source.domain) for text in texts]

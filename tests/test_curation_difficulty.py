@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from curation.difficulty import TOP_P, Encoded, encode, nucleus_size, rank_scores, score_samples
 
@@ -88,6 +89,23 @@ def test_a_chat_template_is_used_without_a_second_start_token(student: tuple[Any
     assert isinstance(found, Encoded)
     assert tokenizer.decode(found.prompt) == "<bos><user>hello<model>"
     assert found.prompt.count(tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.parametrize("family", ["granite", "cohere", "gemma2"])
+def test_models_that_scale_or_cap_their_logits(student: tuple[Any, Any], family: str) -> None:
+    small = {"vocab_size": student[0].config.vocab_size, "hidden_size": 32, "intermediate_size": 64,
+             "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}  # fmt: skip
+    extra = {
+        "granite": {"logits_scaling": 0.2},
+        "cohere": {"logit_scale": 4.0},
+        "gemma2": {"query_pre_attn_scalar": 16},
+    }
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **small, **extra[family])).eval()
+    difficulty, perplexity = reference(*SAMPLES[1], model, student[1])
+    (score,) = score_samples([SAMPLES[1]], model, student[1], max_length=1024)
+    assert score.difficulty == pytest.approx(difficulty, abs=1e-3)
+    assert score.perplexity == pytest.approx(perplexity, rel=1e-3)
 
 
 def test_rank_scores_on_known_logits() -> None:

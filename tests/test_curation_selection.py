@@ -70,13 +70,19 @@ def test_sample_vectors_tell_labels_apart(encoder: Encoder) -> None:
     assert float(vectors[1] @ vectors[2]) < 0.95
 
 
-@given(st.floats(0.01, 1.0), st.floats(0.05, 1.0))
-def test_the_mean_of_f_is_the_rate(rate: float, peak: float) -> None:
-    def at(x: float) -> float:
-        return float(keep_probability(np.array([x]), rate, peak)[0])
+@given(st.integers(1, 40), st.floats(0.01, 1.0), st.floats(0.05, 1.0))
+def test_chances_are_f_averaged_and_their_mean_is_the_rate(count: int, rate: float, peak: float) -> None:
+    def f(x: float) -> float:
+        exponent = 1 / rate - 1
+        return float((x / peak) ** exponent if x < peak else ((1 - x) / (1 - peak)) ** exponent)
 
-    parts = quad(at, 0, peak, limit=200)[0] + (quad(at, peak, 1, limit=200)[0] if peak < 1 else 0)
-    assert parts == pytest.approx(rate, abs=1e-3)
+    found = keep_probability(count, rate, peak)
+    assert found.mean() == pytest.approx(rate, abs=1e-9)
+    assert (found >= -1e-12).all()
+    assert (found <= 1 + 1e-9).all()
+    low, high = (count - 1) / count, 1.0
+    breaks = [peak] if low < peak < high else None
+    assert found[-1] == pytest.approx(count * quad(f, low, high, points=breaks, limit=200)[0], abs=1e-3)
 
 
 def test_soft_prefers_the_hard_and_keeps_the_rate() -> None:
@@ -95,7 +101,7 @@ def test_hard_is_the_top_and_random_is_blind() -> None:
     draws = draw(["a", "b", "c", "d"], 1)
     assert selection_probability(difficulty, draws, 0.5, "hard", 1.0).tolist() == [0, 1, 0, 1]
     assert selection_probability(difficulty, draws, 0.25, "random", 1.0).tolist() == [0.25] * 4
-    assert selection_probability(difficulty, draws, 0.01, "hard", 1.0).sum() == 1
+    assert selection_probability(difficulty, draws, 0.4, "hard", 1.0).tolist() == pytest.approx([0, 1, 0, 0.6])
 
 
 @given(st.lists(st.text(), min_size=1, max_size=20, unique=True), st.randoms())

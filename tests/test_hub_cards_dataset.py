@@ -75,6 +75,7 @@ def test_no_text_is_in_two_splits_and_splits_are_stable() -> None:
     part = split_by_text(rows.head(100), 0.1)
     assert set(part["test"]["text"]) <= set(splits["test"]["text"])
     assert list(split_by_text(rows, 0.0)) == ["train"]
+    assert list(split_by_text(rows, 0.999999)) == ["train"]
 
 
 @pytest.mark.xdist_group("offline")

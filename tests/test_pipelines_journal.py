@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from pipelines.calls import Answer, Call
-from pipelines.journal import Journal
+from pipelines.journal import Journal, Usage
 from stillhouse.errors import RunError
 
 
 def call(number: int) -> Call:
-    return Call("m", None, "chat", f"prompt {number}", {"type": "string"}, 0.0, 5, 1)
+    return Call("endpoint", "m", None, "chat", f"prompt {number}", {"type": "string"}, 0.0, 5, 1)
 
 
 def test_answers_come_back_and_the_first_one_stays(tmp_path: Path) -> None:
@@ -20,9 +20,9 @@ def test_answers_come_back_and_the_first_one_stays(tmp_path: Path) -> None:
         journal.record("responses", call(1), second)
     with Journal(tmp_path / "j") as journal:
         assert journal.answers([call(1).call_id, call(2).call_id]) == {call(1).call_id: first}
-        usage = journal.usage("responses")
-        assert (usage.calls, usage.prompt_tokens, usage.output_tokens) == (1, 3, 2)
-        assert journal.usage("attributes").calls == 0
+        assert journal.usage() == Usage(calls=1, prompt_tokens=3, output_tokens=2)
+        assert journal.usage(journal.last_row()) == Usage()
+        assert Usage(1, 2, 3).plus([first, first]) == Usage(3, 8, 7)
 
 
 def test_an_answer_is_on_disk_before_the_file_is_closed(tmp_path: Path) -> None:

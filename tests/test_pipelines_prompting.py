@@ -64,7 +64,7 @@ def test_a_call_is_keyed_by_everything_that_is_sent() -> None:
 
 def test_the_order_of_a_schema_survives_the_way_to_the_teacher() -> None:
     schema = object_schema(zebra={"type": "string"}, apple={"type": "string"})
-    call = Call("m", None, "chat", "p", schema, 0.0, 5, 1)
+    call = Call("endpoint", "m", None, "chat", "p", schema, 0.0, 5, 1)
     assert list(Call.from_json(call.to_json()).schema["properties"]) == ["zebra", "apple"]
     assert Call.from_json(call.to_json()).call_id == call.call_id
 

@@ -161,7 +161,7 @@ def test_failing_and_rubbish_teachers_stop_with_a_reason(
     teacher_server.mode = "garbage"
     rubbish = stillhouse("run", recipe, "--out", run)
     assert rubbish.returncode == 1
-    assert "leaves none of 0 attribute names" in rubbish.stderr
+    assert "no answer of 14 is usable ({'unusable: not JSON': 14})" in rubbish.stderr
 
 
 def test_an_unreachable_endpoint_is_named(recipe: Path, tmp_path: Path) -> None:
@@ -199,6 +199,7 @@ def test_the_offline_job_is_whole_and_consistent(offline_run: Path) -> None:
         calls = dict(journal.execute("SELECT stage, COUNT(*) FROM answers GROUP BY stage").fetchall())
         ids = {row[0] for row in journal.execute("SELECT call_id FROM answers")}
     assert {name: entry["calls"] for name, entry in manifest["stages"].items() if entry.get("calls")} == calls
+    assert all(entry["failed"] == 0 for entry in manifest["stages"].values())
     assert set(responses["call_id"]) <= ids
 
 

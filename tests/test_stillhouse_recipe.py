@@ -18,6 +18,12 @@ def test_shipped_recipes_are_valid(name: str) -> None:
 def test_paths_start_at_the_recipe(tmp_path: Path) -> None:
     recipe = load_recipe(write_recipe(tmp_path, texts={"sources": [{"path": "mine/texts.csv"}]}))
     assert recipe.texts.sources[0].path == str(tmp_path / "mine" / "texts.csv")
+    recipe = load_recipe(
+        write_recipe(tmp_path, teacher={"model": "m.gguf"}, curation={"student": "./s", "encoder": "a/b"})
+    )
+    assert recipe.teacher.model == str(tmp_path / "m.gguf")
+    assert recipe.curation.student == str(tmp_path / "s")
+    assert recipe.curation.encoder == "a/b"
 
 
 @pytest.mark.parametrize(
@@ -31,6 +37,11 @@ def test_paths_start_at_the_recipe(tmp_path: Path) -> None:
         ({"name": "../../etc"}, r"name: .*pattern"),
         ({"teacher": {"backend": "endpoint", "model": "m"}}, r"teacher: .*needs `base_url`"),
         ({"teacher": {"api_key": "secret"}}, r"teacher\.api_key: unknown key; did you mean `api_key_env`\?"),
+        ({"teacher": {"api_key_env": "sk-12 34"}}, r"teacher: `api_key_env` is the name of an environment variable"),
+        ({"teacher": {"backend": "endpoint", "base_url": "http://a:b@c/v1"}}, r"teacher: `base_url` .*password"),
+        ({"teacher": {"backend": "endpoint", "base_url": "http://[::1/v1"}}, r"teacher: `base_url` is no web address"),
+        ({"runtime": {"device": "gpu"}}, r"runtime\.device: .*pattern"),
+        ({"seed": -1}, r"seed: "),
         ({"texts": {"sources": []}}, r"texts\.sources: .*at least 1"),
         ({"texts": {"sources": [{"column": "text"}]}}, r"texts\.sources\.0: give either `path` or `dataset`"),
         ({"texts": {"sources": [{"path": "x", "colum": "t"}]}}, r"texts\.sources\.0\.colum: .*`column`"),
@@ -45,6 +56,12 @@ def test_faults_name_key_and_remedy(tmp_path: Path, sections: dict[str, object],
 def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has 3 fault\(s\)"):
         load_recipe(write_recipe(tmp_path, curation={"rate": 2, "x": 1}, responses={"samples": 0}))
+
+
+def test_a_key_in_the_place_of_its_name_is_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        load_recipe(write_recipe(tmp_path, teacher={"api_key_env": "sk-secret"}))
+    assert "sk-secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["", "- a", "name: [", "!!python/object/apply:os.system ['true']"])

@@ -38,6 +38,15 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
         RunFolder(tmp_path).manifest()
 
 
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("mine")
+    with pytest.raises(InputError, match="is not empty and not a run folder"):
+        RunFolder(tmp_path).manifest()
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match="is not the manifest of a run"):
+        RunFolder(tmp_path).manifest()
+
+
 def test_a_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"old")

@@ -77,6 +77,21 @@ def test_the_command_trains_the_demo_student_a_few_steps(offline_run: Path, tmp_
     assert "exists already" in again.stderr
 
 
+@pytest.mark.xdist_group("offline")
+def test_rows_that_would_lose_tokens_are_left_out_and_counted(
+    offline_run: Path, small_student: Path, tmp_path: Path
+) -> None:
+    lengths = sorted(len(row["prompt"]) for row in load_examples(str(offline_run / "dataset"), None))
+    settings = TrainSettings(max_steps=1, batch_size=1, max_length=lengths[len(lengths) // 2] // 4)
+    report = train_student(str(offline_run / "dataset"), None, str(small_student), tmp_path / "out", settings)
+    assert report.too_long > 0
+    assert report.rows + report.too_long == len(lengths)
+    with pytest.raises(InputError, match="no row fits into --max-length 16"):
+        train_student(
+            str(offline_run / "dataset"), None, str(small_student), tmp_path / "o", TrainSettings(max_length=16)
+        )
+
+
 def test_a_dataset_of_another_shape_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b"}))
     with pytest.raises(InputError, match="is not a published dataset: it has no column id, messages"):

@@ -1,5 +1,6 @@
 """Supervised fine-tuning of a student: loss on the completion only."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,18 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What training did: rows seen, and the loss per optimiser step."""
+    """What training did: rows seen, rows too long to be used, and the loss per optimiser step."""
 
     rows: int
+    too_long: int
     losses: list[float]
     folder: Path
 
     def summary(self) -> str:
         """Return one line for the terminal."""
+        left_out = f"{self.too_long} too long, left out"
         return (
-            f"{len(self.losses)} steps on {self.rows} rows: loss {self.losses[0]:.3f} -> {self.losses[-1]:.3f}; "
+            f"{len(self.losses)} steps on {self.rows} rows ({left_out}): loss {self.losses[0]:.3f} -> {self.losses[-1]:.3f}; "
             f"student in {self.folder}"
         )
 
@@ -45,16 +48,24 @@ def train_student(dataset: str, revision: str | None, student: str, out: Path, s
         raise InputError(f"{out} exists already; give a new folder with --out")
     examples = load_examples(dataset, revision)
     model, tokenizer = load_causal_lm(student, None, "auto")
-    if tokenizer.chat_template:
-        examples = examples.map(as_conversation)
-    trainer = _trainer(examples, model, tokenizer, out, settings)
+    fitting = examples.filter(lambda row: _fits(row, tokenizer, settings.max_length))
+    if not len(fitting):
+        raise InputError(f"dataset {dataset}: no row fits into --max-length {settings.max_length}; raise it")
+    rows = fitting.map(as_conversation, remove_columns=fitting.column_names) if tokenizer.chat_template else fitting
+    trainer = _trainer(rows, model, tokenizer, out, settings)
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    if not all(loss == loss for loss in losses):  # NaN is not equal to itself
-        raise RunError("the loss is not a number; lower --learning-rate. No student was written")
+    if not all(math.isfinite(loss) for loss in losses):
+        raise RunError("the loss is not a finite number; lower --learning-rate. No student was written")
     trainer.save_model(str(out))
     tokenizer.save_pretrained(str(out))
-    return TrainReport(len(examples), losses, out)
+    return TrainReport(len(fitting), len(examples) - len(fitting), losses, out)
+
+
+def _fits(row: dict[str, Any], tokenizer: Any, max_length: int) -> bool:
+    """Say whether prompt, completion and end token fit: a row that would lose tokens teaches what was not scored."""
+    tokens = (tokenizer(row[key], add_special_tokens=key == "prompt")["input_ids"] for key in ("prompt", "completion"))
+    return sum(map(len, tokens)) < max_length
 
 
 def as_conversation(row: dict[str, Any]) -> dict[str, Any]:
@@ -81,6 +92,7 @@ def _trainer(examples: Any, model: Any, tokenizer: Any, out: Path, settings: Tra
         bf16=on_gpu,
         use_cpu=not on_gpu,
         logging_steps=1,
+        logging_nan_inf_filter=False,  # else a broken step is logged as the average of the others
         save_strategy="no",
         report_to=[],
     )
