@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import random
 from typing import Any
 
@@ -42,19 +43,18 @@ def answer_samples(
 
 
 def pair_evenly(text_ids: list[str], instruction_ids: list[str], samples: int, seed: int) -> list[tuple[str, str]]:
-    """Return up to `samples` distinct pairs in which all texts, and all instructions, occur almost equally often.
+    """Return up to `samples` distinct pairs in which the uses of any two texts, or instructions, differ by one at most.
 
-    Instructions take turns. They stand in equal distances along a shuffled circle of the texts, and each turn moves
-    all of them one text further, so no pair repeats before every text has met every instruction, and the uses of
-    two texts differ by two at most.
+    Shuffled texts and instructions both take turns. Where both are back at their starts, after the least common
+    multiple of their numbers, the texts move one on, so no pair repeats before every text has met every instruction.
     """
     order = sorted(text_ids)
     random.Random(seed).shuffle(order)
-    count = len(instruction_ids)
-    total = min(samples, len(order) * count)
+    texts, count = len(order), len(instruction_ids)
+    cycle = math.lcm(texts, count)
     return [
-        (order[(number // count + number % count * len(order) // count) % len(order)], instruction_ids[number % count])
-        for number in range(total)
+        (order[(number + number // cycle) % texts], instruction_ids[number % count])
+        for number in range(min(samples, texts * count))
     ]
 
 
