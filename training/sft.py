@@ -32,11 +32,9 @@ class TrainReport:
 
     def summary(self) -> str:
         """Return one line for the terminal."""
-        left_out = f"{self.too_long} too long, left out"
-        return (
-            f"{len(self.losses)} steps on {self.rows} rows ({left_out}): loss {self.losses[0]:.3f} -> {self.losses[-1]:.3f}; "
-            f"student in {self.folder}"
-        )
+        rows = f"{self.rows} rows ({self.too_long} too long, left out)"
+        loss = f"loss {self.losses[0]:.3f} -> {self.losses[-1]:.3f}"
+        return f"{len(self.losses)} steps on {rows}: {loss}; student in {self.folder}"
 
 
 def train_student(dataset: str, revision: str | None, student: str, out: Path, settings: TrainSettings) -> TrainReport:
