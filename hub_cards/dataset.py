@@ -1,10 +1,13 @@
 """The dataset folder: Parquet per config and split, the card, the facts; written whole, then put in place."""
 
+import hashlib
+import io
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import yaml
 from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
@@ -32,20 +35,35 @@ def write_dataset(target: Path, tables: Tables, manifest: dict[str, Any], recipe
     configs = {name: splits for name, splits in configs.items() if any(len(rows) for rows in splits.values())}
     partial = target.with_name(f".{target.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
-    for name, splits in configs.items():
-        (partial / name).mkdir(parents=True)
-        for split, rows in splits.items():
-            rows.write_parquet(partial / name / f"{split}.parquet")
+    layout = {name: _write_splits(partial / name, splits) for name, splits in configs.items()}
     facts = collect_facts(tables, manifest, recipe)
     (partial / "facts.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    layout = {name: list(splits) for name, splits in configs.items()}
     (partial / "README.md").write_text(render_card(facts, layout, len(kept)), encoding="utf-8")
     replace_folder(partial, target)
     return {name: sum(len(rows) for rows in splits.values()) for name, splits in configs.items()}
 
 
-def render_card(facts: dict[str, Any], configs: dict[str, list[str]], rows: int) -> str:
-    """Return the README of the dataset: YAML metadata of the Hub's specification, and the text."""
+def _write_splits(folder: Path, splits: dict[str, pl.DataFrame]) -> dict[str, str]:
+    """Write one file per split and return their names.
+
+    A name holds a digest of its rows: `datasets` caches a local folder by its file names and would go on serving the
+    rows of an earlier build.
+    """
+    folder.mkdir(parents=True)
+    names: dict[str, str] = {}
+    for split, rows in splits.items():
+        content = io.BytesIO()
+        rows.write_parquet(content)
+        names[split] = f"{split}-{hashlib.sha256(content.getvalue()).hexdigest()[:12]}.parquet"
+        (folder / names[split]).write_bytes(content.getvalue())
+    return names
+
+
+def render_card(facts: dict[str, Any], configs: dict[str, dict[str, str]], rows: int) -> str:
+    """Return the README of the dataset: YAML metadata of the Hub's specification, and the text.
+
+    `configs` names the file of each split of each config; `rows` is the size of the default config.
+    """
     metadata: dict[str, Any] = {
         "license": (facts["licence"] or "").lower(),  # the Hub writes SPDX ids in lower case
         "language": facts["languages"],
@@ -57,7 +75,7 @@ def render_card(facts: dict[str, Any], configs: dict[str, list[str]], rows: int)
         "configs": [
             {
                 "config_name": name,
-                "data_files": [{"split": split, "path": f"{name}/{split}.parquet"} for split in splits],
+                "data_files": [{"split": split, "path": f"{name}/{file}"} for split, file in splits.items()],
                 **({"default": True} if name == "default" else {}),
             }
             for name, splits in configs.items()

@@ -95,9 +95,20 @@ def test_hostile_content_stays_content(offline_run: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.xdist_group("offline")
+def test_a_rebuilt_folder_is_not_served_from_the_cache(offline_run: Path, tmp_path: Path) -> None:
+    tables, manifest = content_of(offline_run)
+    recipe = load_recipe(write_recipe(tmp_path)).model_dump(mode="json")
+    for kept in (3, 5):
+        number = pl.int_range(pl.len())
+        tables["decisions"] = tables["decisions"].with_columns((number < kept).alias("kept"))
+        write_dataset(tmp_path / "dataset", tables, manifest, recipe)
+        assert sum(map(len, load_dataset(str(tmp_path / "dataset")).values())) == kept
+
+
+@pytest.mark.xdist_group("offline")
 def test_what_is_unknown_is_called_unknown(offline_run: Path) -> None:
     facts = json.loads((offline_run / "dataset" / "facts.json").read_text())
-    card = render_card({**facts, "licence": None}, {"default": ["train"]}, 10)
+    card = render_card({**facts, "licence": None}, {"default": {"train": "train.parquet"}}, 10)
     assert "This dataset: unknown." in card
     assert "license:" not in card.partition("\n---\n")[0]
     assert "revision unknown" in card

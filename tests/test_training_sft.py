@@ -32,7 +32,7 @@ def small_student(student: tuple[Any, Any], tmp_path_factory: pytest.TempPathFac
 @pytest.mark.xdist_group("offline")
 def test_examples_are_prompt_and_completion(offline_run: Path) -> None:
     examples = load_examples(str(offline_run / "dataset"), None)
-    rows = pl.read_parquet(offline_run / "dataset" / "default" / "train.parquet")
+    rows = pl.read_parquet(offline_run / "dataset" / "default" / "train-*.parquet")
     assert examples.to_list() == rows.select("prompt", "completion").to_dicts()
 
 
