@@ -13,6 +13,7 @@ from rich.text import Text
 
 from stillhouse.recipe import Recipe
 
+PROMPT_SHOWN = 700  # characters of a sample's prompt
 PLAIN_SECONDS = 10  # between two progress lines where there is no terminal
 
 
@@ -131,7 +132,12 @@ def _cost_table(manifest: dict[str, Any]) -> Table:
     return table
 
 
+def _shortened(prompt: str) -> str:
+    """Return a prompt that leaves room on the screen: its instruction and the beginning of its text."""
+    return prompt if len(prompt) <= PROMPT_SHOWN else f"{prompt[: PROMPT_SHOWN - 20]} […]\n\nAnswer:"
+
+
 def _sample_panel(row: dict[str, Any]) -> Panel:
-    body = Text.assemble(row["prompt"].rstrip(), "\n", (row["completion"], "bold green"))
+    body = Text.assemble(_shortened(row["prompt"].rstrip()), "\n", (row["completion"], "bold green"))
     title = f"{row['task_type']} · {row['perspective']} · difficulty {row['difficulty']:.2f}"
     return Panel(body, title=Text(title), title_align="left")
