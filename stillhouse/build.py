@@ -217,6 +217,7 @@ def _scores(build: Build) -> Counts:
     from curation.scoring import score_responses
 
     settings, device = build.recipe.curation, build.recipe.runtime.device
+    build.progress.start("loading", total=1)  # the offline student is converted once, which takes a minute
     encoder = load_encoder(settings.encoder, device)
     student = load_causal_lm(settings.student, settings.student_revision, device)
     responses, texts, instructions = build.table("responses"), build.table("texts"), build.table("instructions")

@@ -79,6 +79,7 @@ def samples_of(folder: RunFolder) -> list[dict[str, Any]]:
 
 def quiet_libraries() -> None:
     """Let the libraries below speak only of errors; must run before they are imported."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
