@@ -63,7 +63,7 @@ def _probabilities(eligible: pl.DataFrame, settings: Curation, seed: int) -> pl.
     for group in groups:
         draws = draw(group["sample_id"].to_list(), seed)
         difficulty = group["difficulty"].to_numpy().astype(np.float64)
-        probability = selection_probability(difficulty, draws, settings.rate, settings.strategy, settings.peak)
+        probability = selection_probability(difficulty, settings.rate, settings.strategy, settings.peak)
         parts.append(group.select("sample_id", pl.Series("probability", probability), pl.Series("draw", draws)))
     schema = {"sample_id": pl.String, "probability": pl.Float64, "draw": pl.Float64}
     return pl.concat(parts) if parts else pl.DataFrame(schema=schema)

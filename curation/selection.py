@@ -24,20 +24,21 @@ def keep_probability(count: int, rate: float, peak: float = 1.0) -> Floats:
     return count * rate * np.diff(rising + (1.0 - peak) * (1.0 - left**power))
 
 
-def selection_probability(difficulty: Floats, draws: Floats, rate: float, strategy: Strategy, peak: float) -> Floats:
-    """Return each sample's probability of being kept, shape (n,), of mean `rate`; `draws` breaks ties of difficulty.
+def selection_probability(difficulty: Floats, rate: float, strategy: Strategy, peak: float) -> Floats:
+    """Return each sample's probability of being kept, shape (n,), of mean `rate`.
 
     `soft`: keep_probability of its place. `hard`: 1 for the rate * n most difficult, what is left of the number for
-    the next, else 0. `random`: the rate.
+    the next, else 0. `random`: the rate. Samples of equal difficulty share the mean of their places.
     """
     count = len(difficulty)
-    order = np.lexsort((draws, difficulty))
-    probability = np.full(count, rate)
+    if strategy == "random":
+        return np.full(count, rate)
+    by_place = keep_probability(count, rate, peak)
     if strategy == "hard":
-        probability[order[::-1]] = np.clip(rate * count - np.arange(count), 0.0, 1.0)
-    elif strategy == "soft":
-        probability[order] = keep_probability(count, rate, peak)
-    return probability
+        by_place = np.clip(rate * count - np.arange(count)[::-1], 0.0, 1.0)
+    _, group = np.unique(difficulty, return_inverse=True)
+    shared = np.bincount(np.sort(group), weights=by_place) / np.bincount(group)
+    return shared[group]
 
 
 def draw(keys: list[str], seed: int) -> Floats:

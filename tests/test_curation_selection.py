@@ -89,19 +89,28 @@ def test_soft_prefers_the_hard_and_keeps_the_rate() -> None:
     keys = [f"s{number}" for number in range(20_000)]
     difficulty = np.random.default_rng(0).uniform(size=len(keys))
     draws = draw(keys, 1)
-    kept = draws < selection_probability(difficulty, draws, 0.1, "soft", 1.0)
+    kept = draws < selection_probability(difficulty, 0.1, "soft", 1.0)
     assert kept.mean() == pytest.approx(0.1, abs=0.01)
     assert difficulty[kept].mean() > 0.85
-    spared = draws < selection_probability(difficulty, draws, 0.1, "soft", 0.7)
+    spared = draws < selection_probability(difficulty, 0.1, "soft", 0.7)
     assert difficulty[spared].mean() == pytest.approx(0.7, abs=0.05)
 
 
 def test_hard_is_the_top_and_random_is_blind() -> None:
     difficulty = np.array([0.1, 0.9, 0.5, 0.7])
-    draws = draw(["a", "b", "c", "d"], 1)
-    assert selection_probability(difficulty, draws, 0.5, "hard", 1.0).tolist() == [0, 1, 0, 1]
-    assert selection_probability(difficulty, draws, 0.25, "random", 1.0).tolist() == [0.25] * 4
-    assert selection_probability(difficulty, draws, 0.4, "hard", 1.0).tolist() == pytest.approx([0, 1, 0, 0.6])
+    assert selection_probability(difficulty, 0.5, "hard", 1.0).tolist() == [0, 1, 0, 1]
+    assert selection_probability(difficulty, 0.25, "random", 1.0).tolist() == [0.25] * 4
+    assert selection_probability(difficulty, 0.4, "hard", 1.0).tolist() == pytest.approx([0, 1, 0, 0.6])
+
+
+@pytest.mark.parametrize("strategy", ["soft", "hard", "random"])
+def test_equal_difficulty_means_equal_chance_and_the_rate_holds(strategy: Any) -> None:
+    difficulty = np.repeat([0.0, 1.0], [3000, 2000])
+    probability = selection_probability(difficulty, 0.1, strategy, 1.0)
+    assert probability.mean() == pytest.approx(0.1)
+    assert len(set(probability[:3000])) == len(set(probability[3000:])) == 1
+    kept = draw([f"s{number}" for number in range(5000)], 1) < probability
+    assert kept.mean() == pytest.approx(0.1, abs=0.015)
 
 
 @given(st.lists(st.text(), min_size=1, max_size=20, unique=True), st.randoms())
