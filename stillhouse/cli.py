@@ -32,7 +32,7 @@ def _root() -> None:
 @app.command(epilog="Examples: stillhouse run recipes/demo.yaml | stillhouse run my.yaml --out runs/two --until scores")
 def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe, a YAML file.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="Run folder. [default: runs/NAME]", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME unless given.", show_default=False)] = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
     update: Annotated[
         bool, typer.Option("--update", help="Rebuild stages whose recipe, input or code changed.")
