@@ -1,10 +1,11 @@
 """Difficulty-prioritised selection: which share of the samples is kept, and with which probability."""
 
-import hashlib
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from stillhouse.draws import uniform
 
 Floats = npt.NDArray[np.float64]
 Strategy = Literal["soft", "hard", "random"]
@@ -46,6 +47,4 @@ def draw(keys: list[str], seed: int) -> Floats:
 
     A sample is kept when its number is below its probability, so the share kept is the rate in expectation.
     """
-    digests = (hashlib.sha256(f"{seed} {key}".encode()).digest() for key in keys)
-    # 53 bits fill a double exactly: 1.0 cannot come out.
-    return np.array([(int.from_bytes(digest[:8], "big") >> 11) / 2**53 for digest in digests])
+    return np.array([uniform(f"{seed} {key}") for key in keys])

@@ -1,9 +1,8 @@
 """The rows of the published dataset, joined from the tables of a run."""
 
-import hashlib
-
 import polars as pl
 
+from stillhouse.draws import uniform
 from stillhouse.schemas import PUBLISHED, REJECTED, conform
 
 Tables = dict[str, pl.DataFrame]
@@ -44,8 +43,7 @@ def split_by_text(rows: pl.DataFrame, test_share: float) -> dict[str, pl.DataFra
     A text's split depends on nothing but the text, so it stays the same in every later version. Rows that would all
     be test rows are all train rows instead.
     """
-    places = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64 for text in rows["text"]]
-    test = pl.Series(places, dtype=pl.Float64) < test_share
+    test = pl.Series([uniform(text) for text in rows["text"]], dtype=pl.Float64) < test_share
     if test.all():
         return {"train": rows}
     splits = {"train": rows.filter(~test), "test": rows.filter(test)}

@@ -80,7 +80,7 @@ class Engine:
         self.progress.start(stage, total=len(wanted), done=len(known))
         if missing:
             self._run_pipeline(stage, missing, done=len(known))
-        answers = self._answers(wanted)
+        answers = {**known, **self._answers(call.call_id for call in missing)}
         with Journal(self.journal_path) as journal:
             failures = journal.failures_since(started)
         self._check_complete(stage, wanted, answers, {key: failures[key] for key in wanted if key in failures})

@@ -292,14 +292,14 @@ STAGES: Sequence[Stage] = (
         "decisions",
         needs=("scores",),
         keys=("curation", "seed"),
-        code=("curation.decisions", "curation.selection"),
+        code=("curation.decisions", "curation.selection", "stillhouse.draws"),
         run=_decisions,
     ),
     Stage(
         "dataset",
         needs=("decisions",),
         keys=("name", "publish"),
-        code=("hub_cards",),
+        code=("hub_cards", "stillhouse.draws"),
         run=_dataset,
     ),
 )
