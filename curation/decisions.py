@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 
+from curation.quotas import fill_quotas
 from curation.selection import draw, selection_probability
 from stillhouse.errors import RunError
 from stillhouse.recipe import Curation
@@ -13,31 +14,42 @@ STAGES = ("validity", "near_duplicate", "difficulty", "selection")
 
 
 def decide(
-    responses: pl.DataFrame, instructions: pl.DataFrame, scores: pl.DataFrame, settings: Curation, seed: int
-) -> tuple[pl.DataFrame, dict[str, int]]:
+    tables: dict[str, pl.DataFrame], settings: Curation, seed: int
+) -> tuple[pl.DataFrame, dict[str, int | float]]:
     """Return the `decisions` table, one row per response in their order, and the counts dropped by each filter.
 
-    Raises RunError naming the filter that left nothing.
+    Reads `texts`, `instructions`, `responses` and `scores`. Raises RunError naming the filter that left nothing.
     """
-    samples = responses.join(scores, on="sample_id", how="left", maintain_order="left").join(
-        instructions.select("instruction_id", "perspective_id", "task_type"), on="instruction_id", maintain_order="left"
+    samples = _samples(tables).with_columns(
+        pl.concat_str("perspective", "task_type", separator="|").alias("stratum"), _verdict(settings)
     )
-    samples = samples.with_columns(
-        pl.concat_str("perspective_id", "task_type", separator="|").alias("stratum"), _verdict(settings)
-    ).unnest("verdict")
+    samples = samples.unnest("verdict")
     eligible = samples.filter(pl.col("stage") == "selection")
     table = samples.join(
         _probabilities(eligible, settings, seed), on="sample_id", how="left", maintain_order="left"
-    ).with_columns(pl.col("draw").lt(pl.col("probability")).fill_null(value=False).alias("kept"))
-    table = table.with_columns(
-        pl.when(pl.col("stage") == "selection")
-        .then(pl.when("kept").then(pl.lit("selected")).otherwise(pl.lit(f"not drawn at rate {settings.rate:g}")))
-        .otherwise("verdict_reason")
-        .alias("reason")
-    ).select(DECISIONS.names())
+    ).with_columns(pl.col("draw").lt(pl.col("probability")).fill_null(value=False).alias("drawn"))
+    quota = fill_quotas(table.filter(pl.col("stage") == "selection"), settings.quotas)
+    table = table.join(quota, on="sample_id", how="left", maintain_order="left").with_columns(
+        (pl.col("drawn") | pl.col("quota").is_not_null()).alias("kept")
+    )
+    drawn = pl.when("drawn").then(pl.lit("selected")).otherwise(pl.lit(f"not drawn at rate {settings.rate:g}"))
+    reason = pl.when(pl.col("stage") == "selection").then(pl.coalesce("quota", drawn)).otherwise("verdict_reason")
+    table = table.with_columns(reason.alias("reason")).select(DECISIONS.names())
     counts = {f"dropped by {stage}": table.filter(~pl.col("kept"), pl.col("stage") == stage).height for stage in STAGES}
     _refuse_empty(table, counts)
-    return conform(table, DECISIONS, "decisions"), {**counts, "kept": int(table["kept"].sum())}
+    added = {"kept for a quota": len(quota)} if settings.quotas else {}
+    return conform(table, DECISIONS, "decisions"), {**counts, **added, "kept": int(table["kept"].sum())}
+
+
+def _samples(tables: dict[str, pl.DataFrame]) -> pl.DataFrame:
+    """Return the responses with their scores and what they cover: perspective (its id), task type, domain."""
+    covers = tables["instructions"].select("instruction_id", pl.col("perspective_id").alias("perspective"), "task_type")
+    return (
+        tables["responses"]
+        .join(tables["scores"], on="sample_id", how="left", maintain_order="left")
+        .join(covers, on="instruction_id", maintain_order="left")
+        .join(tables["texts"].select("text_id", "domain"), on="text_id", maintain_order="left")
+    )
 
 
 def _verdict(settings: Curation) -> pl.Expr:

@@ -3,12 +3,13 @@
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from curation.difficulty import score_samples
-from curation.near_duplicates import find_near_duplicates, sample_vectors
 from stillhouse.encoder import Encoder
 from stillhouse.errors import RunError
+from stillhouse.near_duplicates import Vectors, find_near_duplicates
 from stillhouse.progress import Progress
 from stillhouse.recipe import Curation
 from stillhouse.schemas import SCORES, table_of
@@ -47,3 +48,19 @@ def score_responses(
         rows.append({"sample_id": sample_id, **figures, **neighbour})
     unscored = sum(score.reason is not None for score in scores)
     return table_of(rows, SCORES, "scores"), {"scored": len(rows) - unscored, "unscored": unscored}
+
+
+def sample_vectors(samples: pl.DataFrame, encoder: Encoder) -> Vectors:
+    """Embed samples (columns instruction, text, output) so that cosine is the mean over the three parts.
+
+    A long shared instruction would otherwise make every pair of its samples look alike. Each distinct part is
+    embedded once. Shape (samples, 3 d), rows of length 1.
+    """
+    parts = [_embed_distinct(samples[column], encoder) for column in ("instruction", "text", "output")]
+    return np.concatenate(parts, axis=1) / np.float32(np.sqrt(3))
+
+
+def _embed_distinct(column: pl.Series, encoder: Encoder) -> Vectors:
+    distinct = column.unique(maintain_order=True)
+    position = {value: number for number, value in enumerate(distinct)}
+    return encoder.encode(distinct.to_list())[[position[value] for value in column]]

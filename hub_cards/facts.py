@@ -5,12 +5,15 @@ from typing import Any
 import polars as pl
 
 from hub_cards.rows import Tables
+from stillhouse.coverage import coverage, unmet_quotas
+from stillhouse.recipe import Quota
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def collect_facts(tables: Tables, manifest: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
     """Return the facts of a run as plain data."""
+    found, quotas = coverage(tables), recipe["curation"]["quotas"]
     return {
         "name": recipe["name"],
         "licence": None if recipe["publish"]["licence"] == "unknown" else recipe["publish"]["licence"],
@@ -24,6 +27,9 @@ def collect_facts(tables: Tables, manifest: dict[str, Any], recipe: dict[str, An
         "funnel": funnel(tables),
         "invalid_reasons": _counts(tables["responses"].filter(pl.col("status") != "valid"), "reason"),
         "task_types": _kept_by_task_type(tables),
+        "instructions_dropped": _counts(tables["instructions"].filter(~pl.col("kept")), "reason"),
+        "coverage": found.to_dicts(),
+        "quotas": {"asked": quotas, "unmet": unmet_quotas(found, [Quota.model_validate(quota) for quota in quotas])},
         "difficulty_quantiles": _quantiles(tables),
         "versions": manifest.get("versions", {}),
         "tokens": {
@@ -38,6 +44,8 @@ def funnel(tables: Tables) -> dict[str, int]:
     """Return the number of rows that each step left, in the order of the steps; absent tables are left out."""
     first = ("texts", "attributes", "perspectives", "instructions")
     counts: dict[str, int] = {name: len(tables[name]) for name in first if name in tables}
+    if "instructions" in tables:
+        counts["instructions"] = tables["instructions"].filter("kept").height
     if "responses" in tables:
         counts["responses"] = len(tables["responses"])
         counts["valid"] = tables["responses"].filter(pl.col("status") == "valid").height

@@ -1,91 +1,121 @@
 """Attributes: one structured teacher call per text names the traits that the text shows (method, step 1)."""
 
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from typing import Any
 
 import polars as pl
 
-from pipelines.calls import Answer, Call, UnusableAnswerError, parse_answer
+from pipelines.asking import Outcome, Question, ask_checked
+from pipelines.calls import UnusableAnswerError
 from pipelines.engine import Engine
-from pipelines.prompting import Asker, load_template, object_schema, sample_shots
+from pipelines.names import fold_names, normalise_name
+from pipelines.prompting import Asker, Template, load_template, object_schema, sample_shots
 from stillhouse.errors import RunError
-from stillhouse.recipe import Attributes
+from stillhouse.recipe import Attributes, Domain
 from stillhouse.schemas import ATTRIBUTES, table_of
 
 SHOTS = 4
 SHOT_SETS = 4  # texts share this many draws of shots, so that teachers compute each prefix once
 MAX_TOKENS_PER_ATTRIBUTE = 110
+PARTS = ("name", "description", "value")
+MAX_CHARACTERS, MAX_NAME_CHARACTERS = 300, 60  # of an answer whose decoding is not constrained
 NAME = {"type": "string", "pattern": "^[a-z][a-z -]{2,30}$"}
 PHRASE = {"type": "string", "minLength": 3, "maxLength": 80}
 
+Counts = dict[str, int | float]
+
 
 def enumerate_attributes(
-    texts: pl.DataFrame, settings: Attributes, asker: Asker, engine: Engine
-) -> tuple[pl.DataFrame, dict[str, int]]:
+    texts: pl.DataFrame, domain: Domain, settings: Attributes, asker: Asker, engine: Engine
+) -> tuple[pl.DataFrame, Counts]:
     """Ask the teacher for the attributes of every text.
 
-    Returns the `attributes` table (texts in their order) and the counts of calls, parsed answers, and unusable ones
-    by reason. Raises RunError where no answer is usable.
+    Returns the `attributes` table (texts in their order, names normalised and folded) and the counts of texts asked
+    about, of those with a usable answer, of unusable answers by reason, and the attributes per text. Raises RunError
+    where no answer is usable.
     """
-    calls = {row["text_id"]: _call(row, settings, asker) for row in texts.iter_rows(named=True)}
-    answers = engine.ask("attributes", list(calls.values()))
-    rows: list[dict[str, object]] = []
-    unusable: Counter[str] = Counter()
-    for text_id, call in calls.items():
-        answer = answers.get(call.call_id)
-        try:
-            rows += _rows(text_id, call.call_id, answer)
-        except UnusableAnswerError as reason:
-            unusable[f"unusable: {reason}"] += 1
+    template = _template(domain)
+    questions = {row["text_id"]: _question(row, template, domain, settings) for row in texts.iter_rows(named=True)}
+    outcomes = ask_checked(questions, _items, "attributes", asker, engine)
+    rows = [row for text_id, outcome in outcomes.items() for row in _rows(text_id, outcome)]
+    unusable = Counter(f"unusable: {outcome.reason}" for outcome in outcomes.values() if outcome.reason)
     if not rows:
-        raise RunError(f"attributes: no answer of {len(calls)} is usable ({dict(unusable)}); use a stronger teacher")
-    counts = {"calls": len(calls), "parsed": len(calls) - unusable.total(), **unusable}
-    return table_of(rows, ATTRIBUTES, "attributes"), counts
+        raise RunError(f"attributes: no answer of {len(texts)} is usable ({dict(unusable)}); use a stronger teacher")
+    table = fold(table_of(rows, ATTRIBUTES, "attributes"))
+    parsed = len(outcomes) - unusable.total()
+    counts = {"asked": len(outcomes), "parsed": parsed, "per text": round(len(table) / parsed, 2), **unusable}
+    return table, counts
 
 
-def normalise_name(name: str) -> list[str]:
-    """Return the attribute names that one written name stands for.
+def fold(attributes: pl.DataFrame) -> pl.DataFrame:
+    """Return the table with each name replaced by the one it counts as, once per text."""
+    uses = attributes.group_by("name").agg(pl.col("text_id").n_unique())
+    folded = fold_names(dict(uses.sort("name").iter_rows()))
+    return attributes.with_columns(pl.col("name").replace(folded)).unique(
+        ["text_id", "name"], keep="first", maintain_order=True
+    )
 
-    Lower case, single spaces; "a: b" is a; "a/b" is a and b; "use of x" is x (CompEffDist release, step 1).
-    """
-    head = name.split(":", 1)[0]
-    parts = (re.sub(r"\s+", " ", part).strip(" .-_\"'").lower() for part in head.split("/"))
-    return [part for part in (re.sub(r"^(the )?use of ", "", part) for part in parts) if part]
 
-
-def _call(row: dict[str, str], settings: Attributes, asker: Asker) -> Call:
+def _template(domain: Domain) -> Template:
+    """Return the prompt with the shots of the domain; sentiment's own stand in the prompt file."""
     template = load_template("attributes")
+    if not domain.examples:
+        return template
+    shots = [
+        {"text": example.text, "answer": {"attributes": [item.model_dump() for item in example.attributes]}}
+        for example in domain.examples
+    ]
+    return Template(template.instruction, template.question, tuple(shots))
+
+
+def _question(row: dict[str, str], template: Template, domain: Domain, settings: Attributes) -> Question:
     prompt = template.fill(
-        sample_shots(template, SHOTS, int(row["text_id"], 16) % SHOT_SETS), text=row["text"], count=settings.per_text
+        sample_shots(template, SHOTS, int(row["text_id"], 16) % SHOT_SETS),
+        text=row["text"],
+        count=settings.per_text,
+        kind=domain.kind,
+        guidelines=domain.guidelines,
     )
     item = object_schema(name=NAME, description=PHRASE, value=PHRASE)
     schema = object_schema(
         attributes={"type": "array", "items": item, "minItems": 1, "maxItems": settings.per_text},
     )
-    return asker.call(prompt, schema, settings.temperature, MAX_TOKENS_PER_ATTRIBUTE * settings.per_text)
+    return Question(prompt, schema, settings.temperature, MAX_TOKENS_PER_ATTRIBUTE * settings.per_text)
 
 
-def _rows(text_id: str, call_id: str, answer: Answer | None) -> Iterator[dict[str, object]]:
-    if answer is None:
-        raise UnusableAnswerError("failed")
-    value = parse_answer(answer)
+def _items(text_id: str, value: Any) -> list[dict[str, str]]:
+    """Return the attributes of an answer. Raises UnusableAnswerError where it holds something else, or none."""
     items = value.get("attributes") if isinstance(value, dict) else None
     if not isinstance(items, list) or not all(_is_attribute(item) for item in items):
         raise UnusableAnswerError("not a list of attributes")
-    seen: set[str] = set()
+    if any(len(item[part]) > MAX_CHARACTERS for item in items for part in PARTS):
+        raise UnusableAnswerError("attribute too long")
+    if any(unicodedata.category(c) == "Cc" and not c.isspace() for item in items for p in PARTS for c in item[p]):
+        raise UnusableAnswerError("control characters")
+    found: dict[str, dict[str, str]] = {}
     for item in items:
         for name in normalise_name(item["name"]):
-            if name not in seen:
-                seen.add(name)
-                yield {
-                    "text_id": text_id,
-                    "name": name,
-                    "description": item["description"].strip(),
-                    "value": item["value"].strip(),
-                    "call_id": call_id,
-                }
+            if len(name) <= MAX_NAME_CHARACTERS and re.search(r"[^\W\d_]", name):
+                found.setdefault(name, {**item, "name": name})
+    if not found:
+        raise UnusableAnswerError("no attribute with a name")
+    return list(found.values())
+
+
+def _rows(text_id: str, outcome: Outcome[list[dict[str, str]]]) -> list[dict[str, object]]:
+    return [
+        {
+            "text_id": text_id,
+            "name": item["name"],
+            "description": " ".join(item["description"].split()),
+            "value": " ".join(item["value"].split()),
+            "call_id": outcome.calls[-1],
+        }
+        for item in outcome.value or []
+    ]
 
 
 def _is_attribute(item: object) -> bool:
-    return isinstance(item, dict) and all(isinstance(item.get(key), str) for key in ("name", "description", "value"))
+    return isinstance(item, dict) and all(isinstance(item.get(part), str) for part in PARTS)

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+FENCE = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL)
 Message = dict[str, str]
 JsonSchema = dict[str, Any]
 
@@ -15,7 +17,7 @@ class Call:
     """Everything that is sent to a teacher for one answer.
 
     `prompt` is a string for the completion API and a list of messages for the chat API. `schema` is the
-    JSON Schema that the answer is constrained to, in the form that the `backend` takes.
+    JSON Schema that the answer is constrained to, or None where decoding is free.
     """
 
     backend: Literal["embedded", "endpoint"]
@@ -23,7 +25,7 @@ class Call:
     revision: str | None
     api: Literal["completion", "chat"]
     prompt: str | list[Message]
-    schema: JsonSchema
+    schema: JsonSchema | None
     temperature: float
     max_tokens: int
     seed: int
@@ -59,10 +61,34 @@ class UnusableAnswerError(ValueError):
 
 
 def parse_answer(answer: Answer) -> Any:
-    """Return the JSON value of an answer. Raises UnusableAnswerError where it was cut off or is not JSON."""
+    """Return the JSON value of an answer, which may stand in one Markdown code fence.
+
+    Raises UnusableAnswerError where the answer was cut off, is not JSON (NaN is not), says a key twice or holds
+    half a character: nothing is guessed.
+    """
     if answer.finish_reason != "stop":
         raise UnusableAnswerError(f"truncated: the teacher stopped for `{answer.finish_reason}`")
+    fenced = FENCE.fullmatch(answer.text.strip())
     try:
-        return json.loads(answer.text, strict=False)
+        value = json.loads(
+            fenced[1] if fenced else answer.text, strict=False, object_pairs_hook=_object, parse_constant=_refuse
+        )
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnusableAnswerError:
+        raise
+    except UnicodeEncodeError as error:
+        raise UnusableAnswerError("half a character") from error
     except (ValueError, RecursionError) as error:
-        raise UnusableAnswerError("not JSON") from error
+        raise UnusableAnswerError("empty answer" if not answer.text.strip() else "not JSON") from error
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise UnusableAnswerError("key given twice")
+    return found
+
+
+def _refuse(constant: str) -> None:
+    raise UnusableAnswerError(f"not JSON: {constant}")

@@ -56,7 +56,7 @@ _in_flight: set[str] = set()  # call ids that this (child) process has sent and 
 class Engine:
     """Asks one teacher, within one run. `endpoint` starts the teacher, when there is something to ask.
 
-    `usage` sums the answers given so far, `failed` the calls that have none.
+    `usage` sums the answers given so far, `asked` counts the calls and `failed` those that have no answer.
     """
 
     endpoint: Callable[[], Endpoint]
@@ -64,20 +64,23 @@ class Engine:
     runtime: Runtime
     progress: Progress
     usage: Usage = field(default_factory=Usage)
+    asked: int = 0
     failed: int = 0
 
-    def ask(self, stage: str, calls: Sequence[Call]) -> dict[str, Answer]:
+    def ask(self, stage: str, calls: Sequence[Call], label: str | None = None) -> dict[str, Answer]:
         """Return the answers of `calls` by call id, asking only for those that the journal does not hold.
 
-        A call that failed is missing from the result. Raises RunError where more calls failed than
-        `runtime.max_failed_share` allows, or where the run was stopped before all were sent.
+        `label` is what the progress is shown under. A call that failed is missing from the result. Raises RunError
+        where more of the stage's calls failed than `runtime.max_failed_share` allows, or where the run was stopped
+        before all were sent.
         """
         started = time.time()
         wanted = {call.call_id: call for call in calls}
         known = self._answers(wanted)
         missing = [call for call_id, call in wanted.items() if call_id not in known]
         missing.sort(key=lambda call: str(call.prompt))  # a shared beginning is computed once by most servers
-        self.progress.start(stage, total=len(wanted), done=len(known))
+        self.asked += len(wanted)
+        self.progress.start(label or stage, total=len(wanted), done=len(known))
         if missing:
             self._run_pipeline(stage, missing, done=len(known))
         answers = {**known, **self._answers(call.call_id for call in missing)}
@@ -143,9 +146,9 @@ class Engine:
         resume = "All answers so far are kept; run the same command again to resume"
         unsent = len(wanted) - len(answers) - len(failures.keys() - answers.keys())
         failed = {key: cause for key, cause in failures.items() if key not in answers}
-        if len(failed) > self.runtime.max_failed_share * len(wanted):
+        if self.failed + len(failed) > self.runtime.max_failed_share * self.asked:
             raise RunError(
-                f"stage {stage}: {len(failed)} of {len(wanted)} teacher calls failed, more than "
+                f"stage {stage}: {self.failed + len(failed)} of {self.asked} teacher calls failed, more than "
                 f"runtime.max_failed_share ({self.runtime.max_failed_share:g}) allows. "
                 f"Last cause: {list(failed.values())[-1]}. {resume}"
             )

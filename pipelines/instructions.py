@@ -1,223 +1,202 @@
-"""Instructions: open-ended analysis prompts and typed tasks, written by the teacher from perspectives (step 3)."""
+"""Instructions: analysis prompts and typed tasks, written by the teacher from perspectives (method, step 3).
 
-import hashlib
-import json
+A task is made in three stages: ideas for each perspective and type, a definition with examples for each idea, and
+demonstrations in the style of real texts for each definition.
+"""
+
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Collection
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from pipelines.calls import Answer, Call, UnusableAnswerError, parse_answer
+from pipelines.asking import Question, ask_checked
+from pipelines.definitions import (
+    Demo,
+    Draft,
+    analysis_schema,
+    definition_schema,
+    ideas_schema,
+    read_analyses,
+    read_definition,
+    read_ideas,
+)
+from pipelines.demonstrations import add_demonstrations
 from pipelines.engine import Engine
-from pipelines.prompting import Asker, load_template, object_schema
+from pipelines.prompting import Asker, Template, load_template
+from stillhouse.encoder import Encoder
 from stillhouse.errors import RunError
+from stillhouse.near_duplicates import find_near_duplicates
 from stillhouse.recipe import Instructions
 from stillhouse.schemas import INSTRUCTIONS, table_of
-from stillhouse.tasks import Task, render
+from stillhouse.tasks import Task
 
-LOWEST, HIGHEST = 1, 5
 ATTRIBUTES_SHOWN = 5
-DEFINITION_TOKENS = 220
-DEMO_TOKENS = 160
-NAME = {"type": "string", "minLength": 3, "maxLength": 50}
-MAX_SENTENCE = 200
-SENTENCE = {"type": "string", "minLength": 15, "maxLength": MAX_SENTENCE}
-LABEL = {"type": "string", "minLength": 2, "maxLength": 30}
+SENTENCE_TOKENS = 70
+EXAMPLE_TOKENS = 110
 
-
-@dataclass
-class Draft:
-    """An instruction on its way: the row so far, and the calls that made it."""
-
-    perspective: dict[str, Any]
-    task_type: str
-    name: str
-    instruction: str
-    task: Task
-    calls: list[str]
-    demos: list[dict[str, str]] = field(default_factory=list)
-
-    @property
-    def instruction_id(self) -> str:
-        """Return the id: perspective, type and wording, hashed."""
-        key = json.dumps([self.perspective["perspective_id"], self.task_type, self.instruction])
-        return "i" + hashlib.sha256(key.encode()).hexdigest()[:11]
+Counts = dict[str, int | float]
 
 
 def write_instructions(
-    perspectives: pl.DataFrame, texts: pl.DataFrame, settings: Instructions, asker: Asker, engine: Engine
-) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Let the teacher write the instructions of every perspective, then demonstrations of every task.
+    perspectives: pl.DataFrame,
+    texts: pl.DataFrame,
+    settings: Instructions,
+    asker: Asker,
+    engine: Engine,
+    encoder: Encoder,
+) -> tuple[pl.DataFrame, Counts]:
+    """Let the teacher write the instructions of every perspective.
 
-    Returns the `instructions` table and the counts of definitions asked for, dropped (by reason) and kept.
-    Raises RunError where no usable instruction is left.
+    Returns the `instructions` table, in which a dropped instruction has its reason, and the counts written, dropped
+    by reason and kept. Raises RunError where none is kept.
     """
-    asked = {call.call_id: (row, kind, call) for row, kind, call in _definition_calls(perspectives, settings, asker)}
-    answers = engine.ask("instructions", [call for _, _, call in asked.values()])
-    drafts: dict[str, Draft] = {}
-    dropped: Counter[str] = Counter()
-    for call_id, (perspective, kind, _) in asked.items():
-        try:
-            for draft in _drafts(perspective, kind, call_id, answers.get(call_id)):
-                dropped["dropped: repeated"] += draft.instruction_id in drafts
-                drafts.setdefault(draft.instruction_id, draft)
-        except UnusableAnswerError as reason:
-            dropped[f"dropped: {reason}"] += 1
-    if not drafts:
+    rows = perspectives.to_dicts()
+    domains = texts["domain"].unique().sort().to_list()
+    drafts = _analyses(rows, domains, settings, asker, engine) if settings.analysis_per_perspective else []
+    ideas = _ideas(rows, settings, asker, engine)
+    _define([draft for draft in ideas if not draft.reason], domains, settings, asker, engine)
+    drafts += ideas
+    _drop_repeated(drafts, settings.similarity, encoder)
+    kept = [draft for draft in drafts if not draft.reason]
+    dropped = Counter(f"dropped: {draft.reason}" for draft in drafts if draft.reason)
+    if not kept:
         raise RunError(f"instructions: none is usable ({dict(dropped)}); use a stronger teacher")
-    _add_demos(list(drafts.values()), texts, settings, asker, engine)
-    rows = [_row(draft, asker) for draft in drafts.values()]
-    return table_of(rows, INSTRUCTIONS, "instructions"), {"definitions": len(asked), **+dropped, "kept": len(rows)}
+    tasks = [draft for draft in kept if draft.task.task_type != "analysis"]
+    add_demonstrations(tasks, texts["text"].to_list(), settings, asker, engine)
+    table = table_of([_row(draft, asker) for draft in drafts], INSTRUCTIONS, "instructions")
+    demos = sum(len(draft.demos) for draft in kept)
+    return table, {"written": len(drafts), **dropped, "kept": len(kept), "demonstrations": demos}
 
 
-def _definition_calls(
-    perspectives: pl.DataFrame, settings: Instructions, asker: Asker
-) -> list[tuple[dict[str, Any], str, Call]]:
-    kinds = ["analysis"] * bool(settings.analysis_per_perspective) + list(settings.task_types)
-    return [
-        (row, kind, _definition_call(row, kind, settings, asker))
-        for row in perspectives.iter_rows(named=True)
-        for kind in kinds
-    ]
+def _analyses(
+    rows: list[dict[str, Any]], domains: Collection[str], settings: Instructions, asker: Asker, engine: Engine
+) -> list[Draft]:
+    template = load_template("analysis")
+    count = settings.analysis_per_perspective
+    questions = {
+        number: Question(
+            template.fill(perspective=row["head"], members=_described(row), count=count),
+            analysis_schema(settings),
+            settings.temperature,
+            SENTENCE_TOKENS * count,
+        )
+        for number, row in enumerate(rows)
+    }
+    outcomes = ask_checked(questions, lambda _, value: read_analyses(value, domains), "instructions", asker, engine)
+    drafts = []
+    for number, outcome in outcomes.items():
+        name, calls = f"{rows[number]['head']} analysis", list(outcome.calls)
+        prompts: list[str | None] = [*outcome.value] if outcome.value else [None]
+        drafts += [
+            Draft(rows[number], f"{name} {place}", prompt, Task("analysis"), calls, reason=outcome.reason)
+            for place, prompt in enumerate(prompts, start=1)
+        ]
+    return drafts
 
 
-def _definition_call(row: dict[str, Any], kind: str, settings: Instructions, asker: Asker) -> Call:
-    prompt = load_template(kind).fill(
-        perspective=row["head"],
-        members=", ".join(_shown(row)),
-        description=row["members"][0]["description"],
-        count=settings.analysis_per_perspective,
-    )
-    schema = _definition_schema(kind, settings.analysis_per_perspective)
-    return asker.call(prompt, schema, settings.temperature, DEFINITION_TOKENS)
+def _ideas(rows: list[dict[str, Any]], settings: Instructions, asker: Asker, engine: Engine) -> list[Draft]:
+    """Return drafts of tasks that have a name and, for the time being, their description as instruction (stage 1)."""
+    template = load_template("ideas")
+    questions = {
+        (number, task_type): Question(
+            template.fill(
+                _of_type(template, task_type),
+                perspective=row["head"],
+                description=row["members"][0]["description"],
+                task_type=task_type,
+                count=settings.tasks_per_type,
+            ),
+            ideas_schema(settings),
+            settings.temperature,
+            SENTENCE_TOKENS * settings.tasks_per_type,
+        )
+        for number, row in enumerate(rows)
+        for task_type in settings.task_types
+    }
+    outcomes = ask_checked(questions, lambda _, value: read_ideas(value), "instructions", asker, engine)
+    drafts = []
+    for (number, task_type), outcome in outcomes.items():
+        nameless: list[tuple[str, str | None]] = [(f"{rows[number]['head']} {task_type}", None)]
+        drafts += [
+            Draft(rows[number], name, description, Task(task_type), list(outcome.calls), reason=outcome.reason)
+            for name, description in outcome.value or nameless
+        ]
+    return drafts
 
 
-def _definition_schema(kind: str, analyses: int) -> dict[str, Any]:
-    if kind == "analysis":
-        return object_schema(prompts={"type": "array", "items": SENTENCE, "minItems": 1, "maxItems": analyses})
-    common = {"name": NAME, "instruction": SENTENCE}
-    if kind == "classification":
-        return object_schema(**common, labels={"type": "array", "items": LABEL, "minItems": 2, "maxItems": 5})
-    if kind == "structured":
-        values = {"type": "array", "items": LABEL, "maxItems": 4}
-        item = object_schema(name={"type": "string", "pattern": "^[a-z][a-z ]{1,24}$"}, values=values)
-        return object_schema(**common, fields={"type": "array", "items": item, "minItems": 2, "maxItems": 3})
-    return object_schema(**common)
+def _define(
+    drafts: list[Draft], domains: Collection[str], settings: Instructions, asker: Asker, engine: Engine
+) -> None:
+    """Turn ideas into definitions, in place (stage 2)."""
+    questions = {
+        number: Question(
+            load_template(draft.task.task_type).fill(
+                name=draft.name, description=draft.instruction, count=settings.examples
+            ),
+            definition_schema(draft.task.task_type, settings),
+            settings.temperature,
+            2 * SENTENCE_TOKENS + EXAMPLE_TOKENS * settings.examples,
+        )
+        for number, draft in enumerate(drafts)
+    }
+
+    def check(number: int, value: Any) -> tuple[str, Task, list[Demo]]:
+        return read_definition(drafts[number].task.task_type, value, domains)
+
+    for number, outcome in ask_checked(questions, check, "instructions", asker, engine).items():
+        draft = drafts[number]
+        draft.calls += outcome.calls
+        draft.reason = outcome.reason
+        if outcome.value:
+            draft.instruction, draft.task, draft.examples = outcome.value
 
 
-def _drafts(perspective: dict[str, Any], kind: str, call_id: str, answer: Answer | None) -> list[Draft]:
-    """Return the instructions that one answer defines. Raises UnusableAnswerError where it defines none."""
-    if answer is None:
-        raise UnusableAnswerError("failed")
-    value = parse_answer(answer)
-    try:
-        if kind == "analysis":
-            prompts = [_sentence(prompt) for prompt in value["prompts"]]
-            names = (f"{perspective['head']} analysis {number}" for number in range(1, len(prompts) + 1))
-            return [
-                Draft(perspective, kind, name, prompt, Task(kind), [call_id])
-                for name, prompt in zip(names, prompts, strict=True)
-            ]
-        task, form = _typed(kind, value)
-        instruction = f"{_sentence(value['instruction'])} {form}"
-        return [Draft(perspective, kind, str(value["name"]).strip(), instruction, task, [call_id])]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UnusableAnswerError("not the fields asked for") from error
+def _drop_repeated(drafts: list[Draft], similarity: float, encoder: Encoder) -> None:
+    """Drop instructions that a kept one of the same type before them says already, by cosine of their embeddings."""
+    for task_type in dict.fromkeys(draft.task.task_type for draft in drafts):
+        same = [
+            draft for draft in drafts if draft.task.task_type == task_type and draft.instruction and not draft.reason
+        ]
+        if not same:
+            continue
+        vectors = encoder.encode([str(draft.instruction).removesuffix(draft.task.output_format) for draft in same])
+        for number in np.flatnonzero(~find_near_duplicates(vectors, similarity).kept):
+            same[number].reason = "near-duplicate instruction"
 
 
-def _sentence(text: str) -> str:
-    """Return a sentence with its full stop. Raises UnusableAnswerError where it was cut off or is empty."""
-    sentence = text.strip()
-    if len(text) >= MAX_SENTENCE:
-        raise UnusableAnswerError("instruction cut off")
-    if not any(character.isalpha() for character in sentence):
-        raise UnusableAnswerError("instruction without words")
-    return sentence if sentence[-1] in ".?!" else f"{sentence}."
+def _of_type(template: Template, task_type: str) -> list[dict[str, Any]]:
+    return [shot for shot in template.shots if shot["task_type"] == task_type]
 
 
-def _typed(kind: str, value: dict[str, Any]) -> tuple[Task, str]:
-    """Return the task that a definition describes, and the sentence that states its output format."""
-    if kind == "classification":
-        labels = _distinct(value["labels"])
-        if len(labels) < 2:
-            raise UnusableAnswerError("label set of one")
-        return Task(kind, labels=tuple(labels)), f"Answer with one of: {', '.join(labels)}."
-    if kind == "scoring":
-        form = f"Answer with a whole number from {LOWEST} (lowest) to {HIGHEST} (highest)."
-        return Task(kind, scale=(LOWEST, HIGHEST)), form
-    if kind == "extraction":
-        return Task(kind), "Answer with a JSON list of exact words from the text, empty if there are none."
-    fields = {item["name"].strip(): _distinct(item["values"]) for item in value["fields"]}
-    if len(fields) < 2:
-        raise UnusableAnswerError("record of one field")
-    if any(len(values) == 1 for values in fields.values()):
-        raise UnusableAnswerError("label set of one")
-    parts = [f"{name} (one of: {', '.join(values)})" if values else f"{name} (text)" for name, values in fields.items()]
-    return Task(kind, schema=_record_schema(fields)), f"Answer with a JSON object: {', '.join(parts)}."
-
-
-def _distinct(values: list[str]) -> list[str]:
-    return list(dict.fromkeys(value.strip().lower() for value in values if value.strip()))
-
-
-def _record_schema(fields: dict[str, list[str]]) -> str:
-    free = {"type": "string", "minLength": 1, "maxLength": 80}
-    properties = {name: {"type": "string", "enum": values} if values else free for name, values in fields.items()}
-    return json.dumps(object_schema(**properties))
-
-
-def _add_demos(drafts: list[Draft], texts: pl.DataFrame, settings: Instructions, asker: Asker, engine: Engine) -> None:
-    """Let the teacher write demonstrations of each task; those that break their own task are left out."""
-    tasks = [draft for draft in drafts if draft.task_type != "analysis"] if settings.demos else []
-    calls = [_demo_call(draft, number, texts, settings, asker) for number, draft in enumerate(tasks)]
-    answers = engine.ask("instructions", calls)
-    for draft, call in zip(tasks, calls, strict=True):
-        if call.call_id in answers:
-            draft.calls.append(call.call_id)
-            draft.demos = _usable_demos(draft.task, answers[call.call_id])
-
-
-def _demo_call(draft: Draft, number: int, texts: pl.DataFrame, settings: Instructions, asker: Asker) -> Call:
-    styles = [texts["text"][(2 * number + offset) % len(texts)] for offset in (0, 1)]
-    prompt = load_template("demos").fill(task=draft.instruction, examples=styles, count=settings.demos)
-    demo = object_schema(text={"type": "string", "minLength": 15, "maxLength": 200}, output=draft.task.value_schema())
-    schema = object_schema(demos={"type": "array", "items": demo, "minItems": 1, "maxItems": settings.demos})
-    return asker.call(prompt, schema, settings.temperature, DEMO_TOKENS * settings.demos)
-
-
-def _usable_demos(task: Task, answer: Answer) -> list[dict[str, str]]:
-    try:
-        items = parse_answer(answer)["demos"]
-        pairs = {item["text"]: item["output"] for item in reversed(items) if isinstance(item["text"], str)}
-    except (UnusableAnswerError, KeyError, TypeError):
-        return []
-    return [
-        {"text": text, "output": render(output)} for text, output in pairs.items() if task.fault(output, text) is None
-    ]
-
-
-def _shown(perspective: dict[str, Any]) -> list[str]:
-    return [member["name"] for member in perspective["members"][:ATTRIBUTES_SHOWN]]
+def _described(row: dict[str, Any]) -> str:
+    return ", ".join(f"{item['name']} ({item['description']})" for item in row["members"][:ATTRIBUTES_SHOWN])
 
 
 def _row(draft: Draft, asker: Asker) -> dict[str, object]:
+    task = draft.task
     return {
         "instruction_id": draft.instruction_id,
         "perspective_id": draft.perspective["perspective_id"],
-        "kind": "analysis" if draft.task_type == "analysis" else "task",
-        "task_type": draft.task_type,
+        "kind": "analysis" if task.task_type == "analysis" else "task",
+        "task_type": task.task_type,
         "name": draft.name,
         "instruction": draft.instruction,
-        "labels": list(draft.task.labels),
-        "scale": list(draft.task.scale),
-        "schema": draft.task.schema,
-        "verbatim": draft.task_type == "extraction",
-        "examples": [],
+        "labels": list(task.labels),
+        "scale": list(task.scale),
+        "schema": task.schema,
+        "verbatim": task.verbatim,
+        "examples": draft.examples,
         "demos": draft.demos,
         "lineage": {
-            "attributes": _shown(draft.perspective),
+            "attributes": [member["name"] for member in draft.perspective["members"][:ATTRIBUTES_SHOWN]],
             "calls": draft.calls,
             "model": asker.teacher.model,
+            "revision": asker.teacher.revision,
+            "seed": asker.seed,
+            "edited": False,
         },
+        "kept": draft.reason is None,
+        "reason": draft.reason,
     }

@@ -1,28 +1,38 @@
-"""Perspectives: frequent attribute names, embedded and clustered by affinity propagation (method, step 2)."""
+"""Perspectives: frequent attribute names, embedded and clustered (method, step 2)."""
 
 import hashlib
-import warnings
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from pipelines.clustering import Vectors, cluster
 from stillhouse.encoder import Encoder
 from stillhouse.errors import RunError
 from stillhouse.recipe import Perspectives
 from stillhouse.schemas import PERSPECTIVES, table_of
 
-Vectors = npt.NDArray[np.float32]
+SAME_PERSPECTIVE = 0.5  # share of mentions in common, of those in either, above which a perspective is the same
+
+Counts = dict[str, int | float]
 
 
 def find_perspectives(
-    attributes: pl.DataFrame, texts: int, min_share: float, settings: Perspectives, encoder: Encoder, seed: int
-) -> tuple[pl.DataFrame, dict[str, int]]:
+    attributes: pl.DataFrame,
+    texts: int,
+    min_share: float,
+    settings: Perspectives,
+    encoder: Encoder,
+    seed: int,
+    previous: pl.DataFrame | None = None,
+) -> tuple[pl.DataFrame, Counts]:
     """Cluster the attribute names that more than `min_share` of the texts show.
 
-    Returns the `perspectives` table, most mentions first, and the counts `names`, `frequent`, `clusters`.
-    Raises RunError where no name is frequent enough.
+    Returns the `perspectives` table, most mentions first, and the counts `names`, `frequent`, `clusters` and
+    `mentions covered` (share of all attribute mentions). The id of a perspective is made of its head, unless
+    `previous`, the table of an earlier run, has the same perspective: then the id stays. Raises RunError where no
+    name is frequent enough.
     """
     names = count_names(attributes)
     frequent = names.filter(pl.col("count") > min_share * texts)
@@ -31,11 +41,14 @@ def find_perspectives(
             f"attributes.min_share {min_share:g} of {texts} texts leaves none of {len(names)} attribute names; lower it"
         )
     vectors = encoder.encode(frequent["name"].to_list())
-    labels = cluster(vectors, settings, seed)
-    rows = [_row(frequent, vectors, labels == label) for label in np.unique(labels)]
-    table = table_of(_place(rows), PERSPECTIVES, "perspectives").sort(["mentions", "head"], descending=[True, False])
-    counts = {"names": len(names), "frequent": len(frequent), "clusters": len(table)}
-    return table.head(settings.max_count or len(table)), counts
+    labels = cluster(vectors, frequent["count"].to_numpy().astype(np.float64), settings, seed)
+    total = int(names["count"].sum())
+    rows = [_row(frequent, vectors, labels == label, total) for label in np.unique(labels)]
+    rows.sort(key=lambda row: (-row["mentions"], row["head"]))
+    kept = _place(_keep_ids(rows[: settings.max_count], previous))
+    covered = round(sum(row["mentions"] for row in kept) / total, 3)
+    counts = {"names": len(names), "frequent": len(frequent), "clusters": len(rows), "mentions covered": covered}
+    return table_of(kept, PERSPECTIVES, "perspectives"), counts
 
 
 def count_names(attributes: pl.DataFrame) -> pl.DataFrame:
@@ -51,30 +64,7 @@ def count_names(attributes: pl.DataFrame) -> pl.DataFrame:
     return counts.join(descriptions, on="name").sort(["count", "name"], descending=[True, False])
 
 
-def cluster(vectors: Vectors, settings: Perspectives, seed: int) -> npt.NDArray[np.int64]:
-    """Return a cluster label per vector, shape (n,): affinity propagation on -(euclidean distance)^2."""
-    from sklearn.cluster import AffinityPropagation
-    from sklearn.exceptions import ConvergenceWarning
-
-    if len(vectors) == 1:
-        return np.zeros(1, dtype=np.int64)
-    similarities = 2.0 * (vectors @ vectors.T).astype(np.float64) - 2.0
-    model = AffinityPropagation(
-        affinity="precomputed",
-        preference=np.percentile(similarities, settings.preference_percentile),
-        damping=settings.damping,
-        max_iter=settings.max_iterations,
-        random_state=seed,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        labels: npt.NDArray[np.int64] = model.fit_predict(similarities)
-    if (labels < 0).any():
-        raise RunError("perspectives: affinity propagation found no exemplars; raise perspectives.max_iterations")
-    return labels
-
-
-def _row(names: pl.DataFrame, vectors: Vectors, mine: npt.NDArray[np.bool_]) -> dict[str, Any]:
+def _row(names: pl.DataFrame, vectors: Vectors, mine: npt.NDArray[np.bool_], total: int) -> dict[str, Any]:
     """Describe one cluster; its most frequent name is its head."""
     members = names.filter(pl.Series(mine))
     centre = vectors[mine].mean(axis=0)
@@ -84,12 +74,39 @@ def _row(names: pl.DataFrame, vectors: Vectors, mine: npt.NDArray[np.bool_]) -> 
         "head": head,
         "members": members.select("name", "description", "count").to_dicts(),
         "mentions": int(members["count"].sum()),
+        "share": int(members["count"].sum()) / total,
         "coherence": float((vectors[mine] @ (centre / np.linalg.norm(centre))).mean()),
         "centre": centre,
     }
 
 
-def _place(rows: list[dict[str, Any]]) -> list[dict[str, object]]:
+def _keep_ids(rows: list[dict[str, Any]], previous: pl.DataFrame | None) -> list[dict[str, Any]]:
+    """Give a row the id of the previous perspective with which it shares more than half of the mentions.
+
+    Measured as the weighted Jaccard index, so that at most one row fits a previous perspective, and the reverse.
+    """
+    if previous is None:
+        return rows
+    known = {row["perspective_id"]: _mentions(row) for row in previous.iter_rows(named=True)}
+    for row in rows:
+        mine = _mentions(row)
+        same = [key for key, theirs in known.items() if _overlap(mine, theirs) > SAME_PERSPECTIVE]
+        row["perspective_id"] = same[0] if same else row["perspective_id"]
+    return rows
+
+
+def _mentions(row: dict[str, Any]) -> dict[str, float]:
+    """Return each member's share of the perspective's mentions: texts may have been added to the run."""
+    return {member["name"]: member["count"] / row["mentions"] for member in row["members"]}
+
+
+def _overlap(one: dict[str, float], other: dict[str, float]) -> float:
+    """Return the weighted Jaccard index of two sets of shares, from 0 to 1."""
+    common = sum(min(share, other.get(name, 0.0)) for name, share in one.items())
+    return common / (2.0 - common)
+
+
+def _place(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add each cluster's position on the plane of the two main directions (PCA)."""
     from sklearn.decomposition import PCA
 

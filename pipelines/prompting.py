@@ -2,8 +2,9 @@
 
 import json
 import random
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -15,28 +16,44 @@ from jinja2.sandbox import SandboxedEnvironment
 from pipelines.calls import Call, JsonSchema, Message
 from stillhouse.recipe import Teacher
 
+FRAME = re.compile(r"\s*\n\s*(answer|text|example text|instruction|task|description|attributes?)\s*:", re.IGNORECASE)
+REFUSED_SHOWN = 400  # characters of an invalid answer that are shown to the teacher again
 _TEMPLATES = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, trim_blocks=True)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """An instruction, shots as (question, answer), and the question to be answered."""
+    """An instruction, shots as (question, answer), the question to be answered, and answers refused so far.
+
+    `refused` holds (answer, complaint) of each attempt that was invalid.
+    """
 
     instruction: str
     shots: tuple[tuple[str, str], ...]
     question: str
+    refused: tuple[tuple[str, str], ...] = ()
+
+    def corrected(self, answer: str, fault: str) -> "Prompt":
+        """Return the prompt that asks again, with the invalid answer (its beginning) and its fault."""
+        shown = "".join(character for character in answer if character.isprintable())[:REFUSED_SHOWN]
+        complaint = f"This answer is not valid: {fault}. Give another answer, in the form that was asked for."
+        return replace(self, refused=(*self.refused, (shown, complaint)))
 
     def messages(self) -> list[Message]:
         """Render for the chat API: shots become earlier turns."""
         turns = [{"role": "system", "content": self.instruction}]
         for question, answer in self.shots:
             turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        return [*turns, {"role": "user", "content": self.question}]
+        turns.append({"role": "user", "content": self.question})
+        for answer, complaint in self.refused:
+            turns += [{"role": "assistant", "content": answer}, {"role": "user", "content": complaint}]
+        return turns
 
     def completion(self) -> str:
         """Render for the completion API, as a base model continues it."""
         shots = "".join(f"{question}\nAnswer: {answer}\n\n" for question, answer in self.shots)
-        return f"{self.instruction}\n\n{shots}{self.question}\nAnswer:"
+        refused = "".join(f" {answer}\n\n{complaint}\nAnswer:" for answer, complaint in self.refused)
+        return f"{self.instruction}\n\n{shots}{self.question}\nAnswer:{refused}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +94,7 @@ class Asker:
     seed: int
 
     def call(self, prompt: Prompt, schema: JsonSchema, temperature: float, max_tokens: int) -> Call:
-        """Return the call that sends `prompt` under `schema`."""
+        """Return the call that sends `prompt`, under `schema` where the teacher's decoding is constrained."""
         api = self.teacher.api or "completion"
         return Call(
             backend=self.teacher.backend,
@@ -85,7 +102,7 @@ class Asker:
             revision=self.teacher.revision,
             api=api,
             prompt=prompt.messages() if api == "chat" else prompt.completion(),
-            schema=schema,
+            schema=schema if self.teacher.structured_output else None,
             temperature=temperature,
             max_tokens=max_tokens,
             seed=self.seed,
@@ -106,7 +123,14 @@ _compiled = cache(_TEMPLATES.from_string)
 
 
 def _render(template: str, fields: dict[str, object]) -> str:
-    return _compiled(template).render(**fields)
+    return _compiled(template).render(**{name: _unframed(value) for name, value in fields.items()})
+
+
+def _unframed(value: object) -> object:
+    """Return a text that cannot pose as a part of the prompt: a line of its own that looks like one is joined."""
+    if isinstance(value, list):
+        return [_unframed(item) for item in value]
+    return FRAME.sub(r" \1:", value) if isinstance(value, str) else value
 
 
 def _compact(answer: object) -> str:

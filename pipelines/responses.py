@@ -1,61 +1,70 @@
-"""Responses: texts paired evenly with instructions, answered by the teacher, checked by program (method, step 4)."""
+"""Responses: texts paired with instructions, answered by the teacher, checked by program (method, step 4)."""
 
 import hashlib
-import json
-import math
 import random
+from collections import Counter
 from typing import Any
 
 import polars as pl
 
-from pipelines.calls import Answer, Call, UnusableAnswerError, parse_answer
+from pipelines.asking import FAILED, Outcome, Question, ask_checked
+from pipelines.calls import UnusableAnswerError
 from pipelines.engine import Engine
+from pipelines.pairing import Cell, pair_evenly
 from pipelines.prompting import Asker, load_template, object_schema
+from pipelines.validation import wording_fault
 from stillhouse.recipe import Responses
 from stillhouse.schemas import RESPONSES, table_of
-from stillhouse.tasks import Task, render
+from stillhouse.tasks import Task, render, unrender
 
 MAX_TOKENS = 160
+
+Counts = dict[str, int | float]
+Pair = tuple[str, str]  # text_id, instruction_id
+Shot = dict[str, Any]
 
 
 def answer_samples(
     texts: pl.DataFrame, instructions: pl.DataFrame, settings: Responses, asker: Asker, engine: Engine
-) -> tuple[pl.DataFrame, dict[str, int]]:
+) -> tuple[pl.DataFrame, Counts]:
     """Let the teacher answer `settings.samples` pairs of text and instruction.
 
-    Returns the `responses` table, one row per pair with its status and reason, and the counts by status.
+    Returns the `responses` table, one row per pair with its status and reason, and the counts by status, the invalid
+    by reason, and those that were mended after their fault was told.
     """
     rows = {row["instruction_id"]: row for row in instructions.iter_rows(named=True)}
+    tasks = {key: Task.from_row(row) for key, row in rows.items()}
     contents = dict(texts.select("text_id", "text").iter_rows())
-    pairs = pair_evenly(texts["text_id"].to_list(), list(rows), settings.samples, asker.seed)
-    calls = [_call(rows[instruction_id], contents[text_id], settings, asker) for text_id, instruction_id in pairs]
-    answers = engine.ask("responses", calls)
+    cells = [Cell(key, row["perspective_id"], row["task_type"]) for key, row in rows.items()]
+    pairs = pair_evenly(list(texts.select("text_id", "domain").iter_rows()), cells, settings.samples, asker.seed)
+    shots = {pair: _shots(rows[pair[1]], tasks[pair[1]], pair, settings.demos, asker.seed) for pair in pairs}
+    questions = {
+        (text_id, key): _question(rows[key], tasks[key], contents[text_id], shots[text_id, key], settings)
+        for text_id, key in pairs
+    }
+
+    def check(pair: Pair, value: Any) -> str:
+        text_id, key = pair
+        return checked_output(tasks[key], value, contents[text_id], rows[key]["instruction"], shots[pair], settings)
+
+    outcomes = ask_checked(questions, check, "responses", asker, engine)
     table = table_of(
-        [
-            _row(text_id, contents[text_id], rows[instruction_id], call, answers.get(call.call_id))
-            for (text_id, instruction_id), call in zip(pairs, calls, strict=True)
-        ],
-        RESPONSES,
-        "responses",
+        [_row(pair, contents[pair[0]], rows[pair[1]], outcomes[pair]) for pair in pairs], RESPONSES, "responses"
     )
-    statuses = table["status"].cast(pl.String)
-    return table, {status: int((statuses == status).sum()) for status in ("valid", "invalid", "failed")}
+    return table, _counts(table)
 
 
-def pair_evenly(text_ids: list[str], instruction_ids: list[str], samples: int, seed: int) -> list[tuple[str, str]]:
-    """Return up to `samples` distinct pairs in which the uses of any two texts, or instructions, differ by one at most.
-
-    Shuffled texts and instructions both take turns. Where both are back at their starts, after the least common
-    multiple of their numbers, the texts move one on, so no pair repeats before every text has met every instruction.
-    """
-    order = sorted(text_ids)
-    random.Random(seed).shuffle(order)
-    texts, count = len(order), len(instruction_ids)
-    cycle = math.lcm(texts, count)
-    return [
-        (order[(number + number // cycle) % texts], instruction_ids[number % count])
-        for number in range(min(samples, texts * count))
-    ]
+def checked_output(task: Task, value: Any, text: str, instruction: str, shots: list[Shot], settings: Responses) -> str:
+    """Return the output of an answer. Raises UnusableAnswerError with the reason where it is not valid for its task."""
+    if not isinstance(value, dict) or set(value) != {"answer"}:
+        raise UnusableAnswerError("not the fields asked for")
+    answer = value["answer"]
+    shown = [("the instruction", instruction), ("the text", text)]
+    shown += [("a demonstration", string) for shot in shots for string in _strings(shot["answer"]["answer"])]
+    fault = task.fault(answer, text) or wording_fault(task.free_strings(answer), settings.language, shown)
+    if fault:
+        raise UnusableAnswerError(fault)
+    return render(answer)
 
 
 def student_prompt(instruction: str, text: str) -> str:
@@ -63,46 +72,60 @@ def student_prompt(instruction: str, text: str) -> str:
     return f"{instruction}\n\nText: {text}\n\nAnswer:\n"
 
 
-def _call(row: dict[str, Any], text: str, settings: Responses, asker: Asker) -> Call:
-    template = load_template("responses")
-    shots = [shot for shot in template.shots if shot["task_type"] == row["task_type"]]
-    shots += [
-        {"task": row["instruction"], "text": demo["text"], "answer": _envelope(row, demo)} for demo in row["demos"]
+def _shots(row: dict[str, Any], task: Task, pair: Pair, demos: int, seed: int) -> list[Shot]:
+    """Return what the teacher is shown: fixed shots of the type, then demonstrations of the task drawn for this pair.
+
+    A task without demonstrations shows its definition's examples.
+    """
+    shots = [shot for shot in load_template("responses").shots if shot["task_type"] == row["task_type"]]
+    pool = row["demos"] or row["examples"]
+    drawn = random.Random(f"{seed} {pair}").sample(pool, min(demos, len(pool)))
+    return shots + [
+        {"task": row["instruction"], "text": demo["text"], "answer": {"answer": unrender(task, demo["output"])}}
+        for demo in drawn
     ]
-    prompt = template.fill(shots, task=row["instruction"], text=text)
-    schema = object_schema(answer=Task.from_row(row).value_schema())
-    return asker.call(prompt, schema, settings.temperature, MAX_TOKENS)
 
 
-def _envelope(row: dict[str, Any], demo: dict[str, str]) -> dict[str, Any]:
-    plain = row["task_type"] == "classification"
-    return {"answer": demo["output"] if plain else json.loads(demo["output"])}
+def _question(row: dict[str, Any], task: Task, text: str, shots: list[Shot], settings: Responses) -> Question:
+    prompt = load_template("responses").fill(shots, task=row["instruction"], text=text)
+    return Question(prompt, object_schema(answer=task.value_schema), settings.temperature, MAX_TOKENS)
 
 
-def _row(text_id: str, text: str, instruction: dict[str, Any], call: Call, answer: Answer | None) -> dict[str, object]:
-    output, status, reason = _judge(Task.from_row(instruction), text, answer)
-    pair = f"{text_id} {instruction['instruction_id']}"
+def _strings(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [string for part in value.values() for string in _strings(part)]
+    if isinstance(value, list):
+        return [string for part in value for string in _strings(part)]
+    return [value] if isinstance(value, str) else []
+
+
+def _row(pair: Pair, text: str, instruction: dict[str, Any], outcome: Outcome[str]) -> dict[str, object]:
+    """Return a row; an invalid answer keeps its raw text as output."""
+    task = Task.from_row(instruction)
+    spans = task.spans(unrender(task, outcome.value), text) if outcome.value is not None else []
+    status = "failed" if outcome.reason == FAILED else "invalid" if outcome.reason else "valid"
     return {
-        "sample_id": "s" + hashlib.sha256(pair.encode()).hexdigest()[:15],
-        "text_id": text_id,
-        "instruction_id": instruction["instruction_id"],
+        "sample_id": "s" + hashlib.sha256(" ".join(pair).encode()).hexdigest()[:15],
+        "text_id": pair[0],
+        "instruction_id": pair[1],
         "prompt": student_prompt(instruction["instruction"], text),
-        "output": output,
+        "output": outcome.value if outcome.value is not None else outcome.answer and _printable(outcome.answer.text),
+        "spans": [{"start": start, "end": end} for start, end in spans],
         "status": status,
-        "reason": reason,
-        "call_id": call.call_id,
+        "reason": outcome.reason,
+        "attempts": len(outcome.calls),
+        "call_id": outcome.calls[-1] if outcome.calls else None,
     }
 
 
-def _judge(task: Task, text: str, answer: Answer | None) -> tuple[str | None, str, str | None]:
-    """Return output, status and reason; an invalid answer keeps its raw text as output."""
-    if answer is None:
-        return None, "failed", "teacher call failed"
-    try:
-        value = parse_answer(answer)
-    except UnusableAnswerError as reason:
-        return answer.text, "invalid", str(reason)
-    if not isinstance(value, dict) or set(value) != {"answer"}:
-        return answer.text, "invalid", "not the fields asked for"
-    fault = task.fault(value["answer"], text)
-    return render(value["answer"]), "invalid" if fault else "valid", fault
+def _printable(text: str) -> str:
+    """Return a raw answer as text that can be stored: half a character cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _counts(table: pl.DataFrame) -> Counts:
+    statuses = Counter(table["status"].cast(pl.String))
+    reasons = Counter(f"invalid: {reason}" for reason in table.filter(pl.col("status") == "invalid")["reason"])
+    mended = table.filter((pl.col("status") == "valid") & (pl.col("attempts") > 1)).height
+    known = {status: statuses[status] for status in ("valid", "invalid", "failed")}
+    return {**known, "mended": mended, **dict(reasons.most_common())}

@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pipelines.prompting import Asker
     from pipelines.teachers import Endpoint
 
-Counts = dict[str, int]
+Counts = Mapping[str, int | float]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Build:
         """
         stages = STAGES if until is None else STAGES[: [stage.name for stage in STAGES].index(until) + 1]
         self.check()
-        prints = fingerprints(self.recipe)
+        prints = fingerprints(self.recipe, self.folder)
         with self.folder.locked(), self._open:
             manifest = self.folder.manifest()
             self._refuse_stale(manifest, prints, update)
@@ -177,7 +177,8 @@ def _texts(build: Build) -> Counts:
 def _attributes(build: Build) -> Counts:
     from pipelines.attributes import enumerate_attributes
 
-    table, counts = enumerate_attributes(build.table("texts"), build.recipe.attributes, build.asker, build.engine)
+    recipe, texts = build.recipe, build.table("texts")
+    table, counts = enumerate_attributes(texts, recipe.domain, recipe.attributes, build.asker, build.engine)
     build.folder.write_table("attributes", table)
     return counts
 
@@ -188,8 +189,9 @@ def _perspectives(build: Build) -> Counts:
     recipe = build.recipe
     encoder = load_encoder(recipe.perspectives.encoder, recipe.runtime.device)
     texts, min_share = len(build.table("texts")), recipe.attributes.min_share
+    before = build.table("perspectives") if build.folder.table_path("perspectives").exists() else None
     table, counts = find_perspectives(
-        build.table("attributes"), texts, min_share, recipe.perspectives, encoder, recipe.seed
+        build.table("attributes"), texts, min_share, recipe.perspectives, encoder, recipe.seed, before
     )
     build.folder.write_table("perspectives", table)
     return counts
@@ -198,16 +200,23 @@ def _perspectives(build: Build) -> Counts:
 def _instructions(build: Build) -> Counts:
     from pipelines.instructions import write_instructions
 
+    recipe, folder = build.recipe, build.folder
     perspectives, texts = build.table("perspectives"), build.table("texts")
-    table, counts = write_instructions(perspectives, texts, build.recipe.instructions, build.asker, build.engine)
-    build.folder.write_table("instructions", table)
+    encoder = load_encoder(recipe.perspectives.encoder, recipe.runtime.device)
+    table, counts = write_instructions(perspectives, texts, recipe.instructions, build.asker, build.engine, encoder)
+    if folder.edits_path.exists():
+        from pipelines.edits import apply_entries, read_entries
+
+        table = apply_entries(read_entries(folder.edits_path), table, perspectives)
+        counts = {**counts, "kept by a person": table.filter("kept").height}
+    folder.write_table("instructions", table)
     return counts
 
 
 def _responses(build: Build) -> Counts:
     from pipelines.responses import answer_samples
 
-    texts, instructions = build.table("texts"), build.table("instructions")
+    texts, instructions = build.table("texts"), build.table("instructions").filter("kept")
     table, counts = answer_samples(texts, instructions, build.recipe.responses, build.asker, build.engine)
     build.folder.write_table("responses", table)
     return counts
@@ -229,8 +238,8 @@ def _scores(build: Build) -> Counts:
 def _decisions(build: Build) -> Counts:
     from curation.decisions import decide
 
-    responses, instructions, scores = build.table("responses"), build.table("instructions"), build.table("scores")
-    table, counts = decide(responses, instructions, scores, build.recipe.curation, build.recipe.seed)
+    tables = {name: build.table(name) for name in ("texts", "instructions", "responses", "scores")}
+    table, counts = decide(tables, build.recipe.curation, build.recipe.seed)
     build.folder.write_table("decisions", table)
     return counts
 
@@ -243,8 +252,15 @@ def _dataset(build: Build) -> Counts:
     return write_dataset(build.folder.dataset_path, tables, build.folder.manifest(), recipe)
 
 
-_TEACHER = ("teacher.backend", "teacher.model", "teacher.revision", "teacher.api", "seed")
-_CALLING = ("pipelines.prompting", "pipelines.prompts", "pipelines.calls", "pipelines.engine", "pipelines.teachers")
+_TEACHER = (
+    *(f"teacher.{key}" for key in ("backend", "model", "revision", "api", "structured_output", "corrections")),
+    "seed",
+)
+_CALLING = (
+    *(f"pipelines.{module}" for module in ("asking", "prompting", "prompts", "calls", "engine", "teachers")),
+    "stillhouse.schemas",
+)
+_CHECKING = ("stillhouse.tasks", "pipelines.validation")
 STAGES: Sequence[Stage] = (
     Stage(
         "texts",
@@ -256,57 +272,65 @@ STAGES: Sequence[Stage] = (
     Stage(
         "attributes",
         needs=("texts",),
-        keys=(*_TEACHER, "attributes.per_text", "attributes.temperature"),
-        code=("pipelines.attributes", *_CALLING),
+        keys=(*_TEACHER, "domain", "attributes.per_text", "attributes.temperature"),
+        code=("pipelines.attributes", "pipelines.names", *_CALLING),
         run=_attributes,
     ),
     Stage(
         "perspectives",
         needs=("attributes",),
         keys=("perspectives", "attributes.min_share", "seed"),
-        code=("pipelines.perspectives", "stillhouse.encoder"),
+        code=("pipelines.perspectives", "pipelines.clustering", "stillhouse.encoder"),
         run=_perspectives,
     ),
     Stage(
         "instructions",
         needs=("perspectives",),
         keys=(*_TEACHER, "instructions"),
-        code=("pipelines.instructions", "stillhouse.tasks", *_CALLING),
+        code=(
+            *(f"pipelines.{module}" for module in ("instructions", "definitions", "demonstrations", "edits")),
+            "stillhouse.near_duplicates",
+            *_CHECKING,
+            *_CALLING,
+        ),
         run=_instructions,
     ),
     Stage(
         "responses",
         needs=("instructions",),
         keys=(*_TEACHER, "responses"),
-        code=("pipelines.responses", "stillhouse.tasks", *_CALLING),
+        code=("pipelines.responses", "pipelines.pairing", *_CHECKING, *_CALLING),
         run=_responses,
     ),
     Stage(
         "scores",
         needs=("responses",),
         keys=(*(f"curation.{key}" for key in ("encoder", "student", "student_revision", "max_length", "similarity")),),
-        code=("curation.scoring", "curation.difficulty", "curation.near_duplicates", "stillhouse.encoder"),
+        code=("curation.scoring", "curation.difficulty", "stillhouse.near_duplicates", "stillhouse.encoder"),
         run=_scores,
     ),
     Stage(
         "decisions",
         needs=("scores",),
         keys=("curation", "seed"),
-        code=("curation.decisions", "curation.selection", "stillhouse.draws"),
+        code=("curation.decisions", "curation.selection", "curation.quotas", "stillhouse.draws"),
         run=_decisions,
     ),
     Stage(
         "dataset",
         needs=("decisions",),
         keys=("name", "publish"),
-        code=("hub_cards", "stillhouse.draws"),
+        code=("hub_cards", "stillhouse.coverage", "stillhouse.draws"),
         run=_dataset,
     ),
 )
 
 
-def fingerprints(recipe: Recipe) -> dict[str, dict[str, str]]:
-    """Return per stage the fingerprint and the parts it was made of: recipe, input, code."""
+def fingerprints(recipe: Recipe, folder: RunFolder | None = None) -> dict[str, dict[str, str]]:
+    """Return per stage the fingerprint and the parts it was made of: recipe, input, code.
+
+    `folder` is where a person's edits of the instructions may lie.
+    """
     data = recipe.model_dump(mode="json")
     for source in data["texts"]["sources"]:
         source["path"] = source["path"] and Path(source["path"]).name  # the content counts, not where it lies
@@ -315,7 +339,7 @@ def fingerprints(recipe: Recipe) -> dict[str, dict[str, str]]:
         before = [found[name]["fingerprint"] for name in stage.needs]
         parts = {
             "recipe": _digest({key: _value_at(data, key) for key in stage.keys}),
-            "input": _digest(_inputs(stage, recipe, data)),
+            "input": _digest(_inputs(stage, recipe, data) + _edits(stage, folder)),
             "code": _digest([_code_digest(module) for module in stage.code]),
         }
         found[stage.name] = {**parts, "fingerprint": _digest([parts, before])}
@@ -329,6 +353,11 @@ def _inputs(stage: Stage, recipe: Recipe, data: dict[str, Any]) -> list[str | No
     models = {"teacher.model", "perspectives", "curation.encoder", "curation.student"} & set(stage.keys)
     names = ("perspectives.encoder" if key == "perspectives" else key for key in sorted(models))
     return [content_digest(_value_at(data, name)) for name in names]
+
+
+def _edits(stage: Stage, folder: RunFolder | None) -> list[str | None]:
+    edited = stage.name == "instructions" and folder is not None and folder.edits_path.exists()
+    return [_file_digest(folder.edits_path)] if edited and folder else []
 
 
 def versions() -> dict[str, str]:

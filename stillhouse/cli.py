@@ -55,6 +55,52 @@ def status(
     show_status(run_folder, as_json=as_json)
 
 
+@app.command(
+    epilog="Examples: stillhouse inspect runs/demo responses --by reason | stillhouse inspect runs/demo responses "
+    "--where \"status = 'invalid'\" | stillhouse inspect runs/demo coverage"
+)
+def inspect(
+    run_folder: RunPath,
+    table: Annotated[str, typer.Argument(help="Table of the run, or `coverage`.")] = "instructions",
+    where: Annotated[str | None, typer.Option(help="Only rows for which this condition in SQL holds.")] = None,
+    by: Annotated[str | None, typer.Option(help="Count the rows by this column instead.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows shown.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON, one a line.")] = False,
+) -> None:
+    """Show rows of a run's tables as readable cards, or counts by a column, for example of reasons."""
+    from stillhouse.job import inspect_run
+
+    inspect_run(run_folder, table, where, by, limit, as_json)
+
+
+instructions = typer.Typer(no_args_is_help=True, help="Read and edit a run's instructions before they are answered.")
+app.add_typer(instructions, name="instructions")
+
+
+@instructions.command("export", epilog="Example: stillhouse instructions export runs/demo --to edited.yaml")
+def export_instructions(
+    run_folder: RunPath,
+    to: Annotated[Path, typer.Option(help="New YAML file.")] = Path("instructions.yaml"),
+) -> None:
+    """Write the kept instructions into a YAML file. After `run --until instructions` no answer is paid for yet."""
+    from stillhouse.job import export_instructions
+
+    typer.echo(f"{export_instructions(run_folder, to)} instructions written to {to}")
+    typer.echo(f"Edit them, then: stillhouse instructions import {run_folder} {to}")
+
+
+@instructions.command("import", epilog="Example: stillhouse instructions import runs/demo edited.yaml")
+def import_instructions(
+    run_folder: RunPath, file: Annotated[Path, typer.Argument(help="Edited YAML file.", show_default=False)]
+) -> None:
+    """Put an edited file in the place of the run's instructions; the next `run` goes on from there."""
+    from stillhouse.job import import_instructions
+
+    counts = import_instructions(run_folder, file)
+    typer.echo(", ".join(f"{name}: {count}" for name, count in counts.items()))
+    typer.echo("Next: stillhouse run RECIPE, which goes on from these instructions")
+
+
 @app.command(epilog="Example: stillhouse train runs/demo/dataset --student MODEL --out students/demo --max-steps 20")
 def train(
     dataset: Annotated[str, typer.Argument(help="Published dataset: folder or Hub id.", show_default=False)],

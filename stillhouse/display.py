@@ -1,9 +1,11 @@
 """What a person sees in the terminal: header, live progress, closing summary."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import polars as pl
 from rich.console import Console
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -11,9 +13,12 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from stillhouse.coverage import STEPS
+from stillhouse.inspection import plain
 from stillhouse.recipe import Recipe
 
 PROMPT_SHOWN = 700  # characters of a sample's prompt
+PERSPECTIVES_SHOWN = 24  # in the coverage table
 PLAIN_SECONDS = 10  # between two progress lines where there is no terminal
 
 
@@ -82,7 +87,7 @@ class Display:
                 f"  {self._stage}: {done}/{self._total} rows, {rate or 'working'}{left}", highlight=False
             )
 
-    def finish(self, stage: str, counts: dict[str, int], seconds: float) -> None:
+    def finish(self, stage: str, counts: Mapping[str, int | float], seconds: float) -> None:
         """Leave one line per finished stage."""
         self._clear()
         told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
@@ -97,6 +102,16 @@ class Display:
         self.console.print("", _funnel_table(funnel), "", _cost_table(manifest), "")
         for row in samples:
             self.console.print(_sample_panel(row))
+
+    def coverage(self, found: pl.DataFrame, unmet: list[dict[str, Any]]) -> None:
+        """Show perspective x task type, kept of paired samples, then the domains and the quotas not met."""
+        last = "kept" if "kept" in found.columns else "valid"
+        self.console.print(_coverage_table(found, last), "", _domain_table(found), "")
+        for quota in unmet:
+            cell = ", ".join(str(value) for name, value in quota.items() if name not in ("minimum", "kept"))
+            self.console.print(
+                Text(f"quota not met: {quota['kept']} of {quota['minimum']} kept in {cell}", style="yellow")
+            )
 
     def next_command(self, *commands: str) -> None:
         """Say what to type next."""
@@ -132,12 +147,40 @@ def _cost_table(manifest: dict[str, Any]) -> Table:
     return table
 
 
+def _coverage_table(found: pl.DataFrame, last: str) -> Table:
+    table = Table(title=f"Coverage: {last} of paired samples", title_justify="left", title_style="bold", box=None)
+    table.pad_edge = False
+    types = found["task_type"].unique().sort().to_list()
+    table.add_column("perspective", header_style="dim")
+    for name in (*types, "all"):
+        table.add_column(name, justify="right", header_style="dim")
+    perspectives = found["perspective"].unique().sort().to_list()
+    for perspective in perspectives[:PERSPECTIVES_SHOWN]:
+        mine = found.filter(pl.col("perspective") == perspective)
+        cells = [mine.filter(pl.col("task_type") == name) for name in types]
+        table.add_row(plain(perspective), *(f"{cell[last].sum()}/{cell['paired'].sum()}" for cell in (*cells, mine)))
+    if len(perspectives) > PERSPECTIVES_SHOWN:
+        table.add_row(f"and {len(perspectives) - PERSPECTIVES_SHOWN} more: stillhouse inspect RUN coverage")
+    return table
+
+
+def _domain_table(found: pl.DataFrame) -> Table:
+    steps = [name for name in STEPS if name in found.columns]
+    table = Table(title="Coverage: domains", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("domain", header_style="dim")
+    for step in steps:
+        table.add_column(step, justify="right", header_style="dim")
+    for domain, *figures in found.group_by("domain").agg(pl.col(*steps).sum()).sort("domain").iter_rows():
+        table.add_row(plain(domain), *(f"{figure:,}" for figure in figures))
+    return table
+
+
 def _shortened(prompt: str) -> str:
     """Return a prompt that leaves room on the screen: its instruction and the beginning of its text."""
     return prompt if len(prompt) <= PROMPT_SHOWN else f"{prompt[: PROMPT_SHOWN - 20]} […]\n\nAnswer:"
 
 
 def _sample_panel(row: dict[str, Any]) -> Panel:
-    body = Text.assemble(_shortened(row["prompt"].rstrip()), "\n", (row["completion"], "bold green"))
+    body = Text.assemble(plain(_shortened(row["prompt"].rstrip())), "\n", (plain(row["completion"]), "bold green"))
     title = f"{row['task_type']} · {row['perspective']} · difficulty {row['difficulty']:.2f}"
-    return Panel(body, title=Text(title), title_align="left")
+    return Panel(body, title=Text(plain(title)), title_align="left")

@@ -10,11 +10,13 @@ import polars as pl
 from rich.console import Console
 
 from stillhouse.build import STAGES, Build
+from stillhouse.coverage import coverage, unmet_quotas
 from stillhouse.display import Display
 from stillhouse.errors import InputError
+from stillhouse.inspection import choose, counts_by, show_cards, show_counts
 from stillhouse.recipe import load_recipe
 from stillhouse.schemas import TABLES
-from stillhouse.store import RunFolder
+from stillhouse.store import RunFolder, write_atomically
 
 SAMPLES_SHOWN = 3
 
@@ -44,17 +46,21 @@ def run_job(recipe_path: Path, out: Path | None = None, until: str | None = None
 
 def show_status(path: Path, as_json: bool = False) -> dict[str, Any]:
     """Print the stages and the funnel of a run; return them."""
-    folder = RunFolder(path)
-    if not (path / "manifest.json").exists():
-        raise InputError(f"{path} is not a run folder: it has no manifest.json")
+    folder = opened(path)
     manifest, funnel = folder.manifest(), funnel_of(folder)
     missing = [stage.name for stage in STAGES if stage.name not in manifest["stages"]]
     report = {"name": manifest.get("name"), "funnel": funnel, "stages": manifest["stages"], "missing": missing}
+    found, unmet = coverage_of(folder)
+    if found is not None:
+        report |= {"coverage": found.to_dicts(), "unmet_quotas": unmet}
     if as_json:
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
     else:
         console = Console()
-        Display(console).summary(funnel, manifest, [])
+        display = Display(console)
+        display.summary(funnel, manifest, [])
+        if found is not None:
+            display.coverage(found, unmet)
         console.print(f"Not done yet: {', '.join(missing)}" if missing else "All stages are done.")
     return report
 
@@ -65,6 +71,86 @@ def funnel_of(folder: RunFolder) -> dict[str, int]:
 
     done = folder.manifest()["stages"]
     return funnel({name: folder.read_table(name) for name in TABLES if name in done})
+
+
+def coverage_of(folder: RunFolder) -> tuple[pl.DataFrame | None, list[dict[str, Any]]]:
+    """Return the coverage matrix (None before `responses`) and the quotas that were not met."""
+    done = folder.manifest()["stages"]
+    if "responses" not in done:
+        return None, []
+    names = ("texts", "perspectives", "instructions", "responses", "decisions")
+    found = coverage({name: folder.read_table(name) for name in names if name in done})
+    quotas = load_recipe(folder.recipe_path).curation.quotas
+    return found, unmet_quotas(found, quotas) if "decisions" in done else []
+
+
+def inspect_run(path: Path, table: str, where: str | None, by: str | None, limit: int, as_json: bool = False) -> None:
+    """Print rows of a table (or of the coverage matrix) as cards, or counts by a column."""
+    folder = opened(path)
+    rows = _table_named(folder, table)
+    chosen = choose(rows, where)
+    shown = counts_by(chosen, by) if by else chosen.head(limit)
+    console = Console()
+    if as_json:
+        sys.stdout.write(shown.write_ndjson())
+    elif by or table == "coverage":
+        show_counts(shown, console)
+    else:
+        show_cards(shown, console)
+        console.print(f"{len(shown)} of {len(chosen):,} rows of {table}" + (f" where {where}" if where else ""))
+
+
+def _table_named(folder: RunFolder, table: str) -> pl.DataFrame:
+    if table == "coverage":
+        found, _ = coverage_of(folder)
+        if found is None:
+            raise InputError(f"{folder.path} has no responses yet, so nothing is covered; `stillhouse run` makes them")
+        return found
+    if table not in TABLES:
+        raise InputError(f"no table is called {table}; tables: {', '.join(TABLES)}, coverage")
+    return folder.read_table(table)
+
+
+def export_instructions(path: Path, to: Path) -> int:
+    """Write the kept instructions of a run into a YAML file that a person can edit; return their number."""
+    from pipelines.edits import export_instructions as exported
+
+    folder = opened(path)
+    instructions = folder.read_table("instructions")
+    if to.exists():
+        raise InputError(f"{to} exists; give another file, or delete it first")
+    to.write_text(exported(instructions, folder.read_table("perspectives")), encoding="utf-8")
+    return instructions.filter("kept").height
+
+
+def import_instructions(path: Path, file: Path) -> dict[str, int]:
+    """Put an edited file in the place of a run's instructions; return how many are kept, edited and left out.
+
+    The file is copied into the run folder. The stages from `instructions` on run again at the next `run`; answers of
+    the teacher that still fit are used again. Raises InputError, and changes nothing, where the file has a fault.
+    """
+    from pipelines.edits import LEFT_OUT, apply_entries, read_entries
+
+    folder = opened(path)
+    with folder.locked():
+        entries = read_entries(file)
+        table = apply_entries(entries, folder.read_table("instructions"), folder.read_table("perspectives"))
+        write_atomically(folder.edits_path, file.read_bytes())
+        manifest = folder.manifest()
+        names = [stage.name for stage in STAGES]
+        for name in names[names.index("instructions") :]:
+            manifest["stages"].pop(name, None)
+        folder.write_manifest(manifest)
+    edited = table.filter("kept", pl.col("lineage").struct.field("edited")).height
+    left_out = table.filter(pl.col("reason") == LEFT_OUT).height
+    return {"kept": table.filter("kept").height, "edited": edited, "left out": left_out}
+
+
+def opened(path: Path) -> RunFolder:
+    """Return a run folder. Raises InputError where it is none."""
+    if not (path / "manifest.json").exists():
+        raise InputError(f"{path} is not a run folder: it has no manifest.json")
+    return RunFolder(path)
 
 
 def samples_of(folder: RunFolder) -> list[dict[str, Any]]:

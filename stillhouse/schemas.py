@@ -29,11 +29,22 @@ PERSPECTIVES = _schema(
     head=pl.String,
     members=pl.List(pl.Struct({"name": pl.String, "description": pl.String, "count": pl.Int64})),
     mentions=pl.Int64,
+    share=pl.Float64,
     coherence=pl.Float64,
     x=pl.Float64,
     y=pl.Float64,
 )
 DEMO = pl.Struct({"text": pl.String, "output": pl.String})
+LINEAGE = pl.Struct(
+    {
+        "attributes": pl.List(pl.String),
+        "calls": pl.List(pl.String),
+        "model": pl.String,
+        "revision": pl.String,
+        "seed": pl.Int64,
+        "edited": pl.Boolean,
+    }
+)
 INSTRUCTIONS = _schema(
     instruction_id=pl.String,
     perspective_id=pl.String,
@@ -47,16 +58,21 @@ INSTRUCTIONS = _schema(
     verbatim=pl.Boolean,
     examples=pl.List(DEMO),
     demos=pl.List(DEMO),
-    lineage=pl.Struct({"attributes": pl.List(pl.String), "calls": pl.List(pl.String), "model": pl.String}),
+    lineage=LINEAGE,
+    kept=pl.Boolean,
+    reason=pl.String,
 )
+SPAN = pl.Struct({"start": pl.Int64, "end": pl.Int64})  # characters of the text, from 0, end excluded
 RESPONSES = _schema(
     sample_id=pl.String,
     text_id=pl.String,
     instruction_id=pl.String,
     prompt=pl.String,
     output=pl.String,
+    spans=pl.List(SPAN),
     status=pl.Enum(["valid", "invalid", "failed"]),
     reason=pl.String,
+    attempts=pl.Int64,
     call_id=pl.String,
 )
 SCORES = _schema(

@@ -62,6 +62,16 @@ class RunFolder:
         return self.path / "journal.sqlite"
 
     @property
+    def recipe_path(self) -> Path:
+        """File of the resolved recipe."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def edits_path(self) -> Path:
+        """File of the instructions as a person edited them; there only after an import."""
+        return self.path / "instructions.yaml"
+
+    @property
     def dataset_path(self) -> Path:
         """Folder of the published-shape dataset."""
         return self.path / "dataset"
@@ -102,7 +112,7 @@ class RunFolder:
     def write_recipe(self, recipe: Recipe) -> None:
         """Keep the resolved recipe, every default included."""
         text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        write_atomically(self.path / "recipe.yaml", text.encode())
+        write_atomically(self.recipe_path, text.encode())
 
     def table_path(self, name: str) -> Path:
         """File of a table."""

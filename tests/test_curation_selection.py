@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 
 from curation.decisions import decide
-from curation.near_duplicates import find_near_duplicates, sample_vectors
+from curation.scoring import sample_vectors
 from curation.selection import draw, keep_probability, selection_probability
 from stillhouse.encoder import Encoder
 from stillhouse.errors import RunError
+from stillhouse.near_duplicates import find_near_duplicates
 from stillhouse.recipe import Curation
 
 

@@ -105,6 +105,8 @@ async def send(client: "AsyncOpenAI", endpoint: Endpoint, call: Call) -> Answer:
 
 
 def _constraint(endpoint: Endpoint, call: Call) -> dict[str, Any]:
+    if call.schema is None:
+        return {}
     if endpoint.embedded:
         return {"json_schema": {**TIGHT_JSON, **call.schema}}
     body = {"response_format": _response_format(call.schema)}

@@ -4,9 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
-
-from stillhouse.encoder import Encoder
 
 BLOCK_ROWS = 1024
 
@@ -60,19 +57,3 @@ def _raise_nearest(
     higher = values > similarity
     nearest[higher] = columns[best[higher]]
     similarity[higher] = values[higher]
-
-
-def sample_vectors(samples: pl.DataFrame, encoder: Encoder) -> Vectors:
-    """Embed samples (columns instruction, text, output) so that cosine is the mean over the three parts.
-
-    A long shared instruction would otherwise make every pair of its samples look alike. Each distinct part is
-    embedded once. Shape (samples, 3 d), rows of length 1.
-    """
-    parts = [_embed_distinct(samples[column], encoder) for column in ("instruction", "text", "output")]
-    return np.concatenate(parts, axis=1) / np.float32(np.sqrt(3))
-
-
-def _embed_distinct(column: pl.Series, encoder: Encoder) -> Vectors:
-    distinct = column.unique(maintain_order=True)
-    position = {value: number for number, value in enumerate(distinct)}
-    return encoder.encode(distinct.to_list())[[position[value] for value in column]]

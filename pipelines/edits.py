@@ -1,0 +1,177 @@
+"""Instructions as a YAML file that a person can edit: written from the table, and read back into it."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipelines.definitions import instruction_id, record_task
+from stillhouse.errors import InputError
+from stillhouse.schemas import INSTRUCTIONS, table_of
+from stillhouse.tasks import Task, record_fields, unrender
+
+LEFT_OUT = "left out by a person"
+HEAD = """\
+# Instructions of a run. Edit, add or delete entries, then: stillhouse instructions import RUN FILE
+# An entry without `id` is new. `instruction` is the wording without its output format, which is made of the rest:
+# labels (empty: free) for a classification, scale for a scoring, verbatim for an extraction, fields for a structured
+# task (a list of values, or text, quote or list).
+"""
+
+
+class Demonstration(BaseModel):
+    """A text and its output, as the student would write it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str = Field(min_length=1)
+    output: str
+
+
+class Entry(BaseModel):
+    """One instruction in the file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str | None = None
+    perspective: str = Field(min_length=1)
+    type: Literal["analysis", "classification", "scoring", "extraction", "structured"]
+    name: str = Field(min_length=1)
+    instruction: str = Field(min_length=1)
+    labels: list[str] = []
+    scale: list[int] = []
+    verbatim: bool = False
+    fields: dict[str, list[str] | str] = {}
+    examples: list[Demonstration] = []
+    demos: list[Demonstration] = []
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> "Entry":
+        if not any(character.isalpha() for character in self.instruction):
+            raise ValueError("the instruction has no words")
+        if self.type == "classification" and (len(set(self.labels)) == 1 or "" in self.labels):
+            raise ValueError("`labels` needs at least two different labels, or none where the label is free")
+        if self.type == "scoring" and not (len(self.scale) == 2 and self.scale[0] < self.scale[1]):
+            raise ValueError("`scale` needs the lowest and the highest number, for example [1, 5]")
+        task = self.task()
+        for demo in self.examples + self.demos:
+            fault = _demo_fault(task, demo)
+            if fault:
+                raise ValueError(f"the output {demo.output!r} does not fit the task: {fault}")
+        return self
+
+    def task(self) -> Task:
+        """Return the typed task. Raises ValueError where the fields of a record are not usable."""
+        if self.type == "structured":
+            return record_task(dict(self.fields))
+        return Task(self.type, tuple(self.labels), tuple(self.scale), None, self.verbatim)
+
+
+def export_instructions(instructions: pl.DataFrame, perspectives: pl.DataFrame) -> str:
+    """Return the kept instructions as YAML with a comment that says how to edit it."""
+    heads = dict(perspectives.select("perspective_id", "head").iter_rows())
+    rows = instructions.filter("kept").iter_rows(named=True)
+    entries = [_entry(row, heads[row["perspective_id"]]) for row in rows]
+    return HEAD + yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=110)
+
+
+def read_entries(path: Path) -> list[Entry]:
+    """Read an edited file. Raises InputError that names file, entry and remedy for each fault."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    if not isinstance(data, list) or not data:
+        raise InputError(f"{path} must be a list of instructions; `stillhouse instructions export` writes one")
+    entries, faults = [], []
+    for number, item in enumerate(data, start=1):
+        try:
+            entries.append(Entry.model_validate(item))
+        except ValidationError as error:
+            name = item.get("name") if isinstance(item, dict) else None
+            faults += [f"  entry {number} ({name}): {_explain(fault)}" for fault in error.errors()]
+    if faults:
+        raise InputError(f"{path} has {len(faults)} fault(s):\n" + "\n".join(faults))
+    return entries
+
+
+def apply_entries(entries: list[Entry], instructions: pl.DataFrame, perspectives: pl.DataFrame) -> pl.DataFrame:
+    """Return the `instructions` table as a person edited it.
+
+    Entries that say what the teacher wrote keep their row, changed and new ones get a new id, and what is not in the
+    file stays in the table as left out. Raises InputError where an entry's perspective is not one of the run's, or
+    two entries are the same.
+    """
+    ids = {row["head"]: row["perspective_id"] for row in perspectives.iter_rows(named=True)}
+    unknown = sorted({entry.perspective for entry in entries} - ids.keys())
+    if unknown:
+        raise InputError(f"instructions: no perspective is called {', '.join(unknown)}; known: {', '.join(ids)}")
+    known = {row["instruction_id"]: row for row in instructions.iter_rows(named=True)}
+    rows: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        row = _row(entry, ids[entry.perspective], known.get(entry.id or ""))
+        if row["instruction_id"] in rows:
+            raise InputError(f"instructions: `{entry.name}` of {entry.perspective} is in the file twice")
+        rows[row["instruction_id"]] = row
+    left_out = [
+        {**row, "kept": False, "reason": row["reason"] or LEFT_OUT} for key, row in known.items() if key not in rows
+    ]
+    return table_of([*rows.values(), *left_out], INSTRUCTIONS, "instructions")
+
+
+def _entry(row: dict[str, Any], head: str) -> dict[str, Any]:
+    """Return a row as an entry of the file: only what its type has."""
+    task = Task.from_row(row)
+    typed: dict[str, Any] = {}
+    if task.task_type == "classification":
+        typed = {"labels": list(task.labels)}
+    elif task.task_type == "scoring":
+        typed = {"scale": list(task.scale)}
+    elif task.task_type == "extraction":
+        typed = {"verbatim": task.verbatim}
+    elif task.task_type == "structured":
+        typed = {"fields": record_fields(task.value_schema)}
+    demos = {name: row[name] for name in ("examples", "demos") if row[name]}
+    wording = row["instruction"].removesuffix(task.output_format).strip()
+    named = {"id": row["instruction_id"], "perspective": head, "type": task.task_type, "name": row["name"]}
+    return {**named, "instruction": wording, **typed, **demos}
+
+
+def _row(entry: Entry, perspective_id: str, old: dict[str, Any] | None) -> dict[str, Any]:
+    task = entry.task()
+    wording = f"{' '.join(entry.instruction.split())} {task.output_format}".strip()
+    demos = {"examples": [demo.model_dump() for demo in entry.examples]}
+    demos["demos"] = [demo.model_dump() for demo in entry.demos]
+    content = {
+        "perspective_id": perspective_id,
+        "kind": "analysis" if task.task_type == "analysis" else "task",
+        "task_type": task.task_type,
+        "name": entry.name,
+        "instruction": wording,
+        "labels": list(task.labels),
+        "scale": list(task.scale),
+        "schema": task.schema,
+        "verbatim": task.verbatim,
+        **demos,
+    }
+    if old and all(old[key] == value for key, value in content.items()):
+        return {**old, "kept": True, "reason": None}
+    nothing: dict[str, Any] = {"attributes": [], "calls": [], "model": None, "revision": None, "seed": None}
+    lineage = {**(old["lineage"] if old else nothing), "edited": True}
+    key = instruction_id(perspective_id, task.task_type, wording)
+    return {"instruction_id": key, **content, "lineage": lineage, "kept": True, "reason": None}
+
+
+def _demo_fault(task: Task, demo: Demonstration) -> str | None:
+    try:
+        return task.fault(unrender(task, demo.output), demo.text)
+    except ValueError:
+        return "not JSON"
+
+
+def _explain(fault: Any) -> str:
+    place = ".".join(map(str, fault["loc"]))
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message

@@ -1,0 +1,72 @@
+"""What is wrong with an answer of the right form: it refuses, echoes what was shown, or is in another language."""
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+ECHO = 90.0  # rapidfuzz similarity, 0 to 100
+ECHO_CHARACTERS = 20  # shorter strings are alike by chance
+LANGUAGE_CHARACTERS = 40  # shorter strings do not show their language
+LANGUAGE_CERTAINTY = 0.9  # 4,293 English texts of SentiBench: above it, only those that were in fact in another one
+REFUSAL = re.compile(
+    r"(i'?m|i am|we'?re|we are) (very |so |really |terribly )?(sorry|afraid|unable|not able)\b|sorry,? (but )?i\b|"
+    r"i (can ?not|can'?t|could not|couldn'?t|won'?t|will not) |as an? (ai|artificial|language|large)\b|i apologi[sz]e",
+    re.IGNORECASE,
+)
+
+
+def is_refusal(answer: str) -> bool:
+    """Say whether an answer begins as refusals of language models do."""
+    return REFUSAL.match(answer.strip().replace("’", "'")) is not None
+
+
+def echo_of(answer: str, sources: Iterable[tuple[str, str]]) -> str | None:
+    """Return the name of the first of `sources` (name, text) that `answer` repeats, whole or as a part of it."""
+    from rapidfuzz import fuzz
+
+    said = _plain(answer)
+    if len(said) < ECHO_CHARACTERS:
+        return None
+    for name, source in sources:
+        shown = _plain(source)
+        if len(shown) >= ECHO_CHARACTERS and (
+            fuzz.ratio(said, shown, score_cutoff=ECHO)
+            or said in shown
+            or (shown in said and len(shown) > len(said) / 2)
+        ):
+            return name
+    return None
+
+
+def is_other_language(answer: str, language: str) -> bool:
+    """Say whether an answer is, with certainty, in another language than `language` (ISO 639-1)."""
+    if len(answer) < LANGUAGE_CHARACTERS:
+        return False
+    found, certainty = _identifier().classify(answer)
+    return bool(found != language and certainty > LANGUAGE_CERTAINTY)
+
+
+def wording_fault(free: list[str], language: str, sources: Iterable[tuple[str, str]]) -> str | None:
+    """Return what is wrong with the strings that a teacher worded itself, or None."""
+    shown = list(sources)
+    if any(is_refusal(string) for string in free):
+        return "refusal"
+    echoes = (echo_of(string, shown) for string in free)
+    echo = next((name for name in echoes if name), None)
+    if echo:
+        return f"echoes {echo}"
+    if is_other_language(" ".join(free), language):
+        return "wrong language"
+    return None
+
+
+def _plain(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
