@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from pipelines.calls import Answer, JsonSchema, UnusableAnswerError, parse_answer
+from pipelines.calls import Answer, Call, JsonSchema, UnusableAnswerError, parse_answer
 from pipelines.engine import Engine
 from pipelines.prompting import Asker, Prompt
 
@@ -37,37 +37,72 @@ class Outcome(Generic[Value]):
 
 
 def ask_checked(
-    questions: Mapping[Key, Question], check: Callable[[Key, Any], Value], stage: str, asker: Asker, engine: Engine
+    questions: Mapping[Key, Question],
+    check: Callable[[Key, Any], Value],
+    stage: str,
+    asker: Asker,
+    engine: Engine,
+    label: str | None = None,
 ) -> dict[Key, Outcome[Value]]:
     """Ask all questions until each has a valid answer, at most `teacher.corrections` times more.
 
     `check` turns the JSON value of an answer into a value, or raises UnusableAnswerError with the reason. A call that
-    fails is not repeated here: the journal keeps its cause, and the next run asks it again.
+    fails is not repeated here: the journal keeps its cause, and the next run asks it again. `label` is what the
+    progress is shown under, the stage unless given.
     """
     outcomes: dict[Key, Outcome[Value]] = {}
-    open_questions = dict(questions)
-    for attempt in range(1 + asker.teacher.corrections):
-        calls = {
-            key: asker.call(question.prompt, question.schema, question.temperature, question.max_tokens)
-            for key, question in open_questions.items()
-        }
-        answers = engine.ask(stage, list(calls.values()), stage if attempt == 0 else f"{stage} again")
-        again: dict[Key, Question] = {}
-        for key, call in calls.items():
-            if call.call_id not in answers:
+    attempts = {key: _attempt(question, asker) for key, question in questions.items()}
+    keys = {attempt.call.call_id: key for key, attempt in attempts.items()}
+
+    def follow_up(call: Call, answer: Answer) -> Call | None:
+        """Return the call that asks again at once, without waiting for the other questions."""
+        key = keys[call.call_id]
+        attempt = _next(attempts[key], answer, _checked(key, answer, check)[1], asker)
+        if attempt is None:
+            return None
+        attempts[key], keys[attempt.call.call_id] = attempt, key
+        return attempt.call
+
+    again = ""
+    while attempts:
+        answers = engine.ask(
+            stage, [attempt.call for attempt in attempts.values()], follow_up, (label or stage) + again
+        )
+        further: dict[Key, _Attempt] = {}
+        for key, attempt in attempts.items():
+            answer = answers.get(attempt.call.call_id)
+            if answer is None:
                 outcomes.setdefault(key, Outcome(reason=FAILED))  # an earlier attempt's fault says more
                 continue
-            calls_so_far = (*outcomes[key].calls, call.call_id) if key in outcomes else (call.call_id,)
-            answer = answers[call.call_id]
             value, fault = _checked(key, answer, check)
-            outcomes[key] = Outcome(value, fault, answer, calls_so_far)
-            if fault:
-                question = open_questions[key]
-                again[key] = replace(question, prompt=question.prompt.corrected(answer.text, fault))
-        open_questions = again
-        if not open_questions:
-            break
+            outcomes[key] = Outcome(value, fault, answer, attempt.calls)
+            after = _next(attempt, answer, fault, asker)
+            further.update({key: after} if after else {})
+        attempts, again = further, " again"
+        keys = {attempt.call.call_id: key for key, attempt in attempts.items()}
     return outcomes
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A question as it is asked now, its call, and the ids of all calls so far, this one included."""
+
+    question: Question
+    call: Call
+    calls: tuple[str, ...]
+
+
+def _attempt(question: Question, asker: Asker, before: tuple[str, ...] = ()) -> _Attempt:
+    call = asker.call(question.prompt, question.schema, question.temperature, question.max_tokens)
+    return _Attempt(question, call, (*before, call.call_id))
+
+
+def _next(attempt: _Attempt, answer: Answer, fault: str | None, asker: Asker) -> _Attempt | None:
+    """Return the attempt after an invalid answer, with its fault told; None where there is no fault or no try left."""
+    if fault is None or len(attempt.calls) > asker.teacher.corrections:
+        return None
+    prompt = attempt.question.prompt.corrected(answer.text, fault)
+    return _attempt(replace(attempt.question, prompt=prompt), asker, attempt.calls)
 
 
 def _checked(key: Key, answer: Answer, check: Callable[[Key, Any], Value]) -> tuple[Value | None, str | None]:

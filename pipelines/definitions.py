@@ -75,7 +75,7 @@ def analysis_schema(settings: Instructions) -> dict[str, Any]:
 def definition_schema(task_type: str, settings: Instructions) -> dict[str, Any]:
     """Return the JSON Schema of a task's definition (stage 2)."""
     parts: dict[str, dict[str, Any]] = {
-        "classification": {"labels": {"type": "array", "items": LABEL, "maxItems": 6}},
+        "classification": {"labels": {"anyOf": [_labels(2, 6), _labels(0, 0)]}},
         "scoring": {"lowest": {"enum": [0, 1]}, "highest": {"enum": [3, 4, 5, 7, HIGHEST]}},
         "extraction": {"verbatim": {"type": "boolean"}},
         "structured": {"fields": {"type": "array", "items": _field_schema(), "minItems": 2, "maxItems": MAX_FIELDS}},
@@ -120,7 +120,7 @@ def read_definition(task_type: str, value: Any, domains: Collection[str]) -> tup
     """Return instruction, task and those of its examples that fit it.
 
     Raises UnusableAnswerError where the definition is incomplete, is about two texts, names a domain, or where more
-    than half of its own examples break it.
+    than half of its own examples break it or repeat another.
     """
     try:
         wording = sentence(value["instruction"])
@@ -131,10 +131,12 @@ def read_definition(task_type: str, value: Any, domains: Collection[str]) -> tup
         if isinstance(error, UnusableAnswerError):
             raise
         raise UnusableAnswerError("not the fields asked for") from error
-    fitting = [{"text": text, "output": render(output)} for text, output in examples if not task.fault(output, text)]
+    fitting = {text: render(output) for text, output in examples if text.strip() and not task.fault(output, text)}
     if len(fitting) < FITTING_EXAMPLES * max(len(examples), 1):
-        raise UnusableAnswerError("its own examples break the definition")
-    return f"{wording} {task.output_format}", task, fitting
+        repeated = len({text for text, _ in examples}) < len(examples)
+        raise UnusableAnswerError("its own examples " + ("repeat" if repeated else "break the definition"))
+    demos = [{"text": text, "output": output} for text, output in fitting.items()]
+    return f"{wording} {task.output_format}", task, demos
 
 
 def refuse_wording(wording: str, domains: Collection[str]) -> None:
@@ -225,9 +227,13 @@ def _distinct(values: list[str]) -> list[str]:
     return found
 
 
+def _labels(least: int, most: int) -> dict[str, Any]:
+    return {"type": "array", "items": LABEL, "minItems": least, "maxItems": most}
+
+
 def _field_schema() -> dict[str, Any]:
-    values = {"type": "array", "items": LABEL, "maxItems": 5}
-    return object_schema(name=FIELD_NAME, kind={"enum": ["choice", *FIELD_KINDS]}, values=values)
+    choice = object_schema(name=FIELD_NAME, kind={"enum": ["choice"]}, values=_labels(2, 5))
+    return {"anyOf": [choice, object_schema(name=FIELD_NAME, kind={"enum": list(FIELD_KINDS)}, values=_labels(0, 0))]}
 
 
 def _value_schema() -> dict[str, Any]:

@@ -9,14 +9,15 @@ from pipelines.calls import UnusableAnswerError
 from pipelines.definitions import Demo, Draft
 from pipelines.engine import Engine
 from pipelines.prompting import Asker, load_template, object_schema
-from pipelines.validation import echo_of
+from pipelines.validation import echo_of, repeats_itself
 from stillhouse.recipe import Instructions
 from stillhouse.tasks import render
 
 DEMOS_PER_CALL = 2
 STYLES = 2  # real texts that a call shows
 MAX_TOKENS = 320
-TEXT = {"type": "string", "minLength": 15, "maxLength": 200}
+MAX_TEXT = 240
+TEXT = {"type": "string", "minLength": 15, "maxLength": MAX_TEXT}
 
 Ask = tuple[int, int]  # number of the task, number of the call
 
@@ -37,7 +38,7 @@ def add_demonstrations(
     def check(key: Ask, value: Any) -> list[Demo]:
         return _usable(drafts[key[0]], value, styles[key])
 
-    for (number, _), outcome in ask_checked(questions, check, "instructions", asker, engine).items():
+    for (number, _), outcome in ask_checked(questions, check, "instructions", asker, engine, "demonstrations").items():
         draft = drafts[number]
         draft.calls += outcome.calls
         seen = {demo["text"] for demo in draft.demos}
@@ -63,6 +64,10 @@ def _usable(draft: Draft, value: Any, styles: list[str]) -> list[Demo]:
         fault = draft.task.fault(output, text)
         if "reference text" in text.lower():
             fault = "about a reference text"
+        elif len(text) >= MAX_TEXT:
+            fault = "cut off at the length limit"
+        elif repeats_itself(text):
+            fault = "repeats itself"
         elif echo_of(text, [("a real text", style) for style in styles]):
             fault = "copy of a real text"
         if fault is None:

@@ -49,6 +49,10 @@ sys.excepthook = sys.__excepthook__  # distilabel installs one that prints all l
 POLL_SECONDS = 0.25
 FULL_DISK_BYTES = 1_000_000
 
+FollowUp = Callable[[Call, Answer], Call | None]
+
+# What is asked next, given an answer. A function cannot be sent to distilabel's processes: they inherit it by forking.
+_follow_up: list[FollowUp] = []
 _in_flight: set[str] = set()  # call ids that this (child) process has sent and not yet written down
 
 
@@ -67,12 +71,15 @@ class Engine:
     asked: int = 0
     failed: int = 0
 
-    def ask(self, stage: str, calls: Sequence[Call], label: str | None = None) -> dict[str, Answer]:
+    def ask(
+        self, stage: str, calls: Sequence[Call], follow_up: FollowUp | None = None, label: str | None = None
+    ) -> dict[str, Answer]:
         """Return the answers of `calls` by call id, asking only for those that the journal does not hold.
 
-        `label` is what the progress is shown under. A call that failed is missing from the result. Raises RunError
-        where more of the stage's calls failed than `runtime.max_failed_share` allows, or where the run was stopped
-        before all were sent.
+        `follow_up` names the call that is made as soon as an answer is there, if any; its own answer is in the journal
+        when it is asked for. `label` is what the progress is shown under. A call that failed is missing from the
+        result. Raises RunError where more of the stage's calls failed than `runtime.max_failed_share` allows, or where
+        the run was stopped before all were sent.
         """
         started = time.time()
         wanted = {call.call_id: call for call in calls}
@@ -82,6 +89,7 @@ class Engine:
         self.asked += len(wanted)
         self.progress.start(label or stage, total=len(wanted), done=len(known))
         if missing:
+            _follow_up[:] = [follow_up] if follow_up else []
             self._run_pipeline(stage, missing, done=len(known))
         answers = {**known, **self._answers(call.call_id for call in missing)}
         with Journal(self.journal_path) as journal:
@@ -109,13 +117,13 @@ class Engine:
                     add_raw_input=False,
                 )
             rows = Dataset.from_dict({"call": [call.to_json() for call in calls]})
-            with self._watch(pipeline, done):
+            with self._watch(pipeline, done, done + len(calls)):
                 pipeline.run(dataset=rows, dataset_batch_size=self.runtime.batch_rows, use_cache=False)
         if pipeline.interrupted:
             raise KeyboardInterrupt
 
     @contextmanager
-    def _watch(self, pipeline: "StoppablePipeline", done: int) -> Iterator[None]:
+    def _watch(self, pipeline: "StoppablePipeline", done: int, total: int) -> Iterator[None]:
         """Show progress from what is on disk, while distilabel holds the main thread.
 
         The journal is opened only after distilabel has forked: a child that inherits an open SQLite connection, or
@@ -129,7 +137,7 @@ class Engine:
                 before = journal.last_row()
                 while not finished.wait(POLL_SECONDS):
                     usage = journal.usage(before)
-                    self.progress.update(done=done + usage.calls, tokens=usage.output_tokens)
+                    self.progress.update(done=min(done + usage.calls, total), tokens=usage.output_tokens)
 
         thread = threading.Thread(target=follow, daemon=True)
         thread.start()
@@ -205,6 +213,19 @@ class JournaledTeacher(LLM):  # type: ignore[misc]
             return list(await asyncio.gather(*(self._ask(client, call, journal, limit) for call in calls)))
 
     async def _ask(self, client: "AsyncOpenAI", call: Call, journal: Journal, limit: asyncio.Semaphore) -> str | None:
+        """Ask a call and what follows from its answer; return the first answer's text."""
+        first: str | None = None
+        asked: Call | None = call
+        while asked:
+            answer = journal.answers([asked.call_id]).get(asked.call_id)
+            answer = answer or await self._send(client, asked, journal, limit)
+            first = answer.text if answer and first is None else first
+            asked = _follow_up[0](asked, answer) if answer and _follow_up else None
+        return first
+
+    async def _send(
+        self, client: "AsyncOpenAI", call: Call, journal: Journal, limit: asyncio.Semaphore
+    ) -> Answer | None:
         async with limit:
             if self._journal_is_broken or _run_is_over():
                 return None
@@ -222,7 +243,7 @@ class JournaledTeacher(LLM):  # type: ignore[misc]
                 return None
             finally:
                 _in_flight.discard(call.call_id)
-            return answer.text
+            return answer
 
 
 class AskTeacher(Task):  # type: ignore[misc]

@@ -84,7 +84,9 @@ def _analyses(
         )
         for number, row in enumerate(rows)
     }
-    outcomes = ask_checked(questions, lambda _, value: read_analyses(value, domains), "instructions", asker, engine)
+    outcomes = ask_checked(
+        questions, lambda _, value: read_analyses(value, domains), "instructions", asker, engine, "prompts"
+    )
     drafts = []
     for number, outcome in outcomes.items():
         name, calls = f"{rows[number]['head']} analysis", list(outcome.calls)
@@ -115,7 +117,7 @@ def _ideas(rows: list[dict[str, Any]], settings: Instructions, asker: Asker, eng
         for number, row in enumerate(rows)
         for task_type in settings.task_types
     }
-    outcomes = ask_checked(questions, lambda _, value: read_ideas(value), "instructions", asker, engine)
+    outcomes = ask_checked(questions, lambda _, value: read_ideas(value), "instructions", asker, engine, "task ideas")
     drafts = []
     for (number, task_type), outcome in outcomes.items():
         nameless: list[tuple[str, str | None]] = [(f"{rows[number]['head']} {task_type}", None)]
@@ -145,7 +147,7 @@ def _define(
     def check(number: int, value: Any) -> tuple[str, Task, list[Demo]]:
         return read_definition(drafts[number].task.task_type, value, domains)
 
-    for number, outcome in ask_checked(questions, check, "instructions", asker, engine).items():
+    for number, outcome in ask_checked(questions, check, "instructions", asker, engine, "definitions").items():
         draft = drafts[number]
         draft.calls += outcome.calls
         draft.reason = outcome.reason

@@ -59,7 +59,9 @@ def checked_output(task: Task, value: Any, text: str, instruction: str, shots: l
     if not isinstance(value, dict) or set(value) != {"answer"}:
         raise UnusableAnswerError("not the fields asked for")
     answer = value["answer"]
-    shown = [("the instruction", instruction), ("the text", text)]
+    shown = [("the instruction", instruction)]
+    if task.task_type == "analysis":  # a record or a list may well hold the words of the text
+        shown.append(("the text", text))
     shown += [("a demonstration", string) for shot in shots for string in _strings(shot["answer"]["answer"])]
     fault = task.fault(answer, text) or wording_fault(task.free_strings(answer), settings.language, shown)
     if fault:

@@ -8,6 +8,8 @@ from typing import Any
 ECHO = 90.0  # rapidfuzz similarity, 0 to 100
 ECHO_CHARACTERS = 20  # shorter strings are alike by chance
 LANGUAGE_CHARACTERS = 40  # shorter strings do not show their language
+LOOP_WORDS = 16  # shorter strings repeat a phrase by right
+LOOP_SHARE = 0.6  # of different ones among all sequences of four words; below it, a string goes in circles
 LANGUAGE_CERTAINTY = 0.9  # 4,293 English texts of SentiBench: above it, only those that were in fact in another one
 REFUSAL = re.compile(
     r"(i'?m|i am|we'?re|we are) (very |so |really |terribly )?(sorry|afraid|unable|not able)\b|sorry,? (but )?i\b|"
@@ -47,6 +49,13 @@ def is_other_language(answer: str, language: str) -> bool:
     return bool(found != language and certainty > LANGUAGE_CERTAINTY)
 
 
+def repeats_itself(answer: str) -> bool:
+    """Say whether an answer goes in circles, as small models do."""
+    words = _plain(answer).split()
+    sequences = list(zip(words, words[1:], words[2:], words[3:], strict=False))
+    return len(words) >= LOOP_WORDS and len(set(sequences)) < LOOP_SHARE * len(sequences)
+
+
 def wording_fault(free: list[str], language: str, sources: Iterable[tuple[str, str]]) -> str | None:
     """Return what is wrong with the strings that a teacher worded itself, or None."""
     shown = list(sources)
@@ -56,6 +65,8 @@ def wording_fault(free: list[str], language: str, sources: Iterable[tuple[str, s
     echo = next((name for name in echoes if name), None)
     if echo:
         return f"echoes {echo}"
+    if any(repeats_itself(string) for string in free):
+        return "repeats itself"
     if is_other_language(" ".join(free), language):
         return "wrong language"
     return None

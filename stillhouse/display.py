@@ -158,10 +158,14 @@ def _coverage_table(found: pl.DataFrame, last: str) -> Table:
     for perspective in perspectives[:PERSPECTIVES_SHOWN]:
         mine = found.filter(pl.col("perspective") == perspective)
         cells = [mine.filter(pl.col("task_type") == name) for name in types]
-        table.add_row(plain(perspective), *(f"{cell[last].sum()}/{cell['paired'].sum()}" for cell in (*cells, mine)))
+        table.add_row(plain(perspective), *(_share(cell, last) for cell in (*cells, mine)))
     if len(perspectives) > PERSPECTIVES_SHOWN:
         table.add_row(f"and {len(perspectives) - PERSPECTIVES_SHOWN} more: stillhouse inspect RUN coverage")
     return table
+
+
+def _share(cells: pl.DataFrame, last: str) -> str:
+    return f"{cells[last].sum()}/{cells['paired'].sum()}" if len(cells) else "–"
 
 
 def _domain_table(found: pl.DataFrame) -> Table:

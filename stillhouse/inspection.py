@@ -37,8 +37,10 @@ def counts_by(table: pl.DataFrame, column: str) -> pl.DataFrame:
 def show_cards(rows: pl.DataFrame, console: Console) -> None:
     """Print each row as a card; what is empty is left out."""
     for number, row in enumerate(rows.iter_rows(named=True), start=1):
-        lines = [line for name, value in row.items() for line in _lines(name, value)]
-        body = Text("\n").join(Text.assemble((f"{name:<14}", "dim"), plain(value)) for name, value in lines)
+        body = Table.grid(padding=(0, 2))
+        for name, value in row.items():
+            for label, line in _lines(name, value):
+                body.add_row(Text(label, style="dim"), Text(plain(line), overflow="fold"))
         title = Text(f"{number} · {next(iter(row.values()))}")
         console.print(Panel(body, title=title, title_align="left", width=min(CARD_WIDTH, console.width)))
 
@@ -72,7 +74,7 @@ def _lines(name: str, value: Any) -> Iterator[tuple[str, str]]:
         yield name, ", ".join(map(str, value))
     elif isinstance(value, dict):
         for part, content in value.items():
-            yield from _lines(f"{name}.{part}"[:13], content)
+            yield from _lines(f"{name}.{part}", content)
     elif name == "schema":
         yield name, ", ".join(json.loads(value)["properties"])
     else:

@@ -39,7 +39,7 @@ def write_recipe(folder: Path, **sections: Any) -> Path:
         "texts": {"sources": [{"path": str(DEMO_TEXTS), "domain_column": "domain", "licence": "CC0-1.0", "limit": 14}]},
         "attributes": {"per_text": 2, "min_share": 0.0},
         "perspectives": {"max_count": 2},
-        "instructions": {"demos": 1, "analysis_per_perspective": 1},
+        "instructions": {"examples": 2, "demo_calls": 1, "analysis_per_perspective": 1},
         "responses": {"samples": 24},
         "curation": {"rate": 0.5},
         "publish": {"licence": "CC0-1.0"},

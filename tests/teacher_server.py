@@ -15,11 +15,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 MODEL = "test-teacher"
+VERBS = ["Explain", "Judge", "Tell", "Weigh up", "Sum up", "Discuss"]
+SUBJECTS = ["the author", "the first line", "the wording", "the ending", "the humour", "the plea"]
 WORDS = ["calm tone", "sharp humour", "mild regret", "open praise", "cold anger", "warm thanks", "price worry"]
 
 
 class TeacherServer(ThreadingHTTPServer):
-    """Counts requests by their body; `mode` is good, garbage, error, slow or cut."""
+    """Counts requests by their body; `mode` is good, garbage, error, cut, or learner (wrong until told so)."""
 
     def __init__(self) -> None:
         """Listen on a free loopback port."""
@@ -71,7 +73,9 @@ class _Handler(BaseHTTPRequestHandler):
         if server.delay:
             threading.Event().wait(server.delay)
         request = json.loads(body)
-        text = "I am sorry, I cannot." if server.mode == "garbage" else json.dumps(_answer(request))
+        told = request["messages"][-1]["content"].startswith("This answer is not valid: not JSON.")
+        wrong = server.mode == "garbage" or (server.mode == "learner" and not told)
+        text = "I am sorry, I cannot." if wrong else json.dumps(_answer(request))
         reason = "stop"
         if server.mode == "cut":
             text, reason = text[: len(text) // 2], "length"
@@ -91,21 +95,60 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _answer(request: dict[str, Any]) -> Any:
     """Make a value of the request's schema, the same for the same request."""
-    question = request["messages"][-1]["content"]
+    question = next(turn["content"] for turn in reversed(request["messages"]) if turn["content"][:6] != "This a")
     rng = random.Random(hashlib.sha256(json.dumps(request["messages"]).encode()).digest())
-    return _value(request["response_format"]["json_schema"]["schema"], question, rng)
+    return _consistent(_value(request["response_format"]["json_schema"]["schema"], question, rng), rng)
 
 
 def _value(schema: dict[str, Any], question: str, rng: random.Random) -> Any:
+    if "anyOf" in schema:
+        return _value(rng.choice(schema["anyOf"]), question, rng)
     if "enum" in schema:
         return rng.choice(schema["enum"])
+    if schema["type"] == "boolean":
+        return rng.random() < 0.5
+    if schema["type"] == "integer":
+        return rng.randint(schema["minimum"], schema["maximum"])
     if schema["type"] == "object":
         return {name: _value(part, question, rng) for name, part in schema["properties"].items()}
     if schema["type"] == "array":
-        count = rng.randint(schema.get("minItems", 0), max(schema.get("minItems", 0), min(schema["maxItems"], 2)))
+        fewest = schema.get("minItems", 0)
+        count = rng.randint(fewest, max(fewest, min(schema["maxItems"], 2)))
         return [_value(schema["items"], question, rng) for _ in range(count)]
-    if "pattern" in schema or schema["maxLength"] < 40:
-        return rng.choice(WORDS)
-    if schema["maxLength"] == 120:  # a verbatim span
+    if schema.get("description") == "exact words of the text":
         return rng.choice(re.sub(r".*Text: ", "", question, flags=re.S).split())
-    return f"Say how the text shows {rng.choice(WORDS)} and {rng.choice(WORDS)}."
+    if "pattern" in schema or schema["maxLength"] < 130:
+        return rng.choice(WORDS)
+    return (
+        f"{rng.choice(VERBS)} how {rng.choice(SUBJECTS)} of the text shows {rng.choice(WORDS)} and {rng.choice(WORDS)}."
+    )
+
+
+def _consistent(value: Any, rng: random.Random) -> Any:
+    """Make the examples of a definition fit it, as a good teacher's do; labels and fields are distinct."""
+    if not isinstance(value, dict) or "examples" not in value:
+        return value
+    for name in ("labels", "fields"):
+        if value.get(name):
+            value[name] = rng.sample(WORDS, len(value[name])) if name == "labels" else _fields(value[name], rng)
+    for number, example in enumerate(value["examples"]):
+        example["text"] = f"Text number {number} with a {rng.choice(WORDS)}."
+        if value.get("labels"):
+            example["output"] = rng.choice(value["labels"])
+        elif "highest" in value:
+            example["output"] = rng.randint(value["lowest"], value["highest"])
+        elif "verbatim" in value:
+            example["output"] = ["Text"]
+        elif "fields" in value:
+            example["output"] = [
+                {"field": part["name"], "values": (part["values"] or ["Text"])[:1]} for part in value["fields"]
+            ]
+    return value
+
+
+def _fields(fields: list[dict[str, Any]], rng: random.Random) -> list[dict[str, Any]]:
+    names = rng.sample(WORDS, len(fields))
+    return [
+        {**part, "name": name, "values": rng.sample(WORDS, 2) if part["kind"] == "choice" else []}
+        for part, name in zip(fields, names, strict=True)
+    ]
