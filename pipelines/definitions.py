@@ -25,7 +25,7 @@ PHRASE = {"type": "string", "minLength": 1, "maxLength": 60}
 FIELD_NAME = {"type": "string", "pattern": "^[a-z][a-z ]{1,24}$"}
 
 TWO_TEXTS = re.compile(
-    r"\b(two|both|these|other|another|second|pairs? of|several|multiple|different) (given |short )?"
+    r"\b(two|both|these|other|another|second|pairs? of|several|multiple|different) ([a-z]+ )?"
     r"(texts|text|reviews?|passages?|messages?|documents?|tweets?)\b"
     r"|\btexts? (a|b|one|two|1|2)\b|\breference text\b|\b(compare|between) (the )?texts\b",
     re.IGNORECASE,

@@ -40,8 +40,9 @@ def find_perspectives(
         raise RunError(
             f"attributes.min_share {min_share:g} of {texts} texts leaves none of {len(names)} attribute names; lower it"
         )
-    vectors = encoder.encode(frequent["name"].to_list())
-    labels = cluster(vectors, frequent["count"].to_numpy().astype(np.float64), settings, seed)
+    members = frequent["name"].to_list()
+    vectors = encoder.encode(members)
+    labels = cluster(members, vectors, frequent["count"].to_numpy().astype(np.float64), settings, seed)
     total = int(names["count"].sum())
     rows = [_row(frequent, vectors, labels == label, total) for label in np.unique(labels)]
     rows.sort(key=lambda row: (-row["mentions"], row["head"]))
@@ -70,7 +71,7 @@ def _row(names: pl.DataFrame, vectors: Vectors, mine: npt.NDArray[np.bool_], tot
     centre = vectors[mine].mean(axis=0)
     head = members["name"][0]
     return {
-        "perspective_id": "p" + hashlib.sha256(head.encode()).hexdigest()[:11],
+        "perspective_id": _id_of(head),
         "head": head,
         "members": members.select("name", "description", "count").to_dicts(),
         "mentions": int(members["count"].sum()),
@@ -78,6 +79,10 @@ def _row(names: pl.DataFrame, vectors: Vectors, mine: npt.NDArray[np.bool_], tot
         "coherence": float((vectors[mine] @ (centre / np.linalg.norm(centre))).mean()),
         "centre": centre,
     }
+
+
+def _id_of(name: str) -> str:
+    return "p" + hashlib.sha256(name.encode()).hexdigest()[:11]
 
 
 def _keep_ids(rows: list[dict[str, Any]], previous: pl.DataFrame | None) -> list[dict[str, Any]]:
@@ -88,10 +93,15 @@ def _keep_ids(rows: list[dict[str, Any]], previous: pl.DataFrame | None) -> list
     if previous is None:
         return rows
     known = {row["perspective_id"]: _mentions(row) for row in previous.iter_rows(named=True)}
+    taken: set[str] = set()
     for row in rows:
         mine = _mentions(row)
         same = [key for key, theirs in known.items() if _overlap(mine, theirs) > SAME_PERSPECTIVE]
-        row["perspective_id"] = same[0] if same else row["perspective_id"]
+        row["perspective_id"], row["is_new"] = (same[0], False) if same else (row["perspective_id"], True)
+        taken.update(same)
+    for row in rows:
+        if row.pop("is_new") and row["perspective_id"] in taken:  # its head has left a perspective that goes on
+            row["perspective_id"] = _id_of(" ".join(_mentions(row)))
     return rows
 
 

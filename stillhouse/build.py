@@ -352,7 +352,8 @@ def _inputs(stage: Stage, recipe: Recipe, data: dict[str, Any]) -> list[str | No
         return [_file_digest(file) for source in recipe.texts.sources for file in source_files(source)]
     models = {"teacher.model", "perspectives", "curation.encoder", "curation.student"} & set(stage.keys)
     names = ("perspectives.encoder" if key == "perspectives" else key for key in sorted(models))
-    return [content_digest(_value_at(data, name)) for name in names]
+    references = [_value_at(data, name) for name in names]
+    return [content_digest(one) for some in references for one in ([some] if isinstance(some, str) else some)]
 
 
 def _edits(stage: Stage, folder: RunFolder | None) -> list[str | None]:

@@ -54,6 +54,7 @@ class Display:
 
     def header(self, recipe: Recipe, recipe_path: Path, run: Path) -> None:
         """Show what will be done, where, and with which models."""
+        encoder = recipe.perspectives.encoder
         where = recipe.teacher.base_url or "in this process"
         grid = Table.grid(padding=(0, 2))
         for name, value in (
@@ -61,7 +62,7 @@ class Display:
             ("run folder", str(run)),
             ("teacher", f"{recipe.teacher.model}, {where}"),
             ("student", recipe.curation.student),
-            ("encoder", recipe.perspectives.encoder),
+            ("encoder", encoder if isinstance(encoder, str) else ", ".join(encoder)),
         ):
             grid.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
         self.console.print(Panel(grid, title=f"stillhouse run: {recipe.name}", title_align="left"))

@@ -20,8 +20,10 @@ class Encoder(Protocol):
         ...
 
 
-def load_encoder(reference: str, device: str) -> Encoder:
-    """Load a sentence-transformers model whose vectors are normalised to length 1."""
+def load_encoder(reference: str | list[str], device: str) -> Encoder:
+    """Load a sentence-transformers model whose vectors are normalised to length 1, or several as one."""
+    if isinstance(reference, list):
+        return _Together([load_encoder(one, device) for one in reference])
     source = _source(reference)
     from sentence_transformers import SentenceTransformer
 
@@ -44,9 +46,23 @@ class _SentenceTransformerEncoder:
         return np.asarray(vectors, dtype=np.float32).reshape(len(sentences), -1)
 
 
-def check_encoder(reference: str) -> None:
+class _Together:
+    """Several encoders side by side: the cosine of their joined vectors is the mean of their cosines."""
+
+    def __init__(self, encoders: list[Encoder]) -> None:
+        self.encoders = encoders
+
+    def encode(self, sentences: list[str]) -> "npt.NDArray[np.float32]":
+        import numpy as np
+
+        parts = [encoder.encode(sentences) for encoder in self.encoders]
+        return np.concatenate(parts, axis=1) / np.float32(np.sqrt(len(parts)))
+
+
+def check_encoder(reference: str | list[str]) -> None:
     """Raise InputError where a reference can be seen to be no encoder, before anything is spent."""
-    _source(reference)
+    for one in [reference] if isinstance(reference, str) else reference:
+        _source(one)
 
 
 def _source(reference: str) -> str:

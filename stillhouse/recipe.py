@@ -155,7 +155,11 @@ class Attributes(Section):
 class Perspectives(Section):
     """Attributes clustered into analytical perspectives (method step 2)."""
 
-    encoder: str = Field(OFFLINE_ENCODER, description="sentence-transformers model: offline package, folder or Hub id.")
+    encoder: str | list[str] = Field(
+        OFFLINE_ENCODER,
+        min_length=1,
+        description="sentence-transformers model: offline package, folder or Hub id. Of several, cosines are averaged.",
+    )
     method: Literal["affinity", "agglomerative", "kmeans"] = Field("affinity", description="How names are clustered.")
     clusters: int | None = Field(
         None,
@@ -302,9 +306,13 @@ def _anchor_paths(recipe: Recipe, folder: Path) -> Recipe:
     def anchor(path: str) -> str:
         return str((folder / Path(path).expanduser()).resolve())
 
+    def anchored_model(reference: str | list[str]) -> str | list[str]:
+        if isinstance(reference, list):
+            return [anchor(one) if is_path(one) else one for one in reference]
+        return anchor(reference) if is_path(reference) else reference
+
     def anchored(section: Section, *keys: str) -> Section:
-        references = {key: getattr(section, key) for key in keys}
-        return section.model_copy(update={key: anchor(ref) for key, ref in references.items() if is_path(ref)})
+        return section.model_copy(update={key: anchored_model(getattr(section, key)) for key in keys})
 
     sources = [
         source.model_copy(update={"path": anchor(source.path)}) if source.path else source

@@ -4,9 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import yaml
@@ -16,11 +16,13 @@ from stillhouse.job import quiet_libraries
 
 quiet_libraries()
 
+from pipelines.calls import UnusableAnswerError  # noqa: E402
 from stillhouse.encoder import Encoder, load_encoder  # noqa: E402
 from stillhouse.models import load_causal_lm  # noqa: E402
 from stillhouse.recipe import OFFLINE_ENCODER, OFFLINE_LLM  # noqa: E402
 from tests.teacher_server import MODEL, TeacherServer, serve_teacher  # noqa: E402
 
+Value = TypeVar("Value")
 ROOT = Path(__file__).parent.parent
 DEMO_TEXTS = ROOT / "recipes" / "demo_texts.jsonl"
 COMMAND = str(Path(sys.executable).parent / "stillhouse")
@@ -50,6 +52,14 @@ def write_recipe(folder: Path, **sections: Any) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     return path
+
+
+def outcome(read: Callable[[], Value]) -> tuple[Value | None, str]:
+    """Return what `read` gives, or the reason of its refusal."""
+    try:
+        return read(), ""
+    except UnusableAnswerError as reason:
+        return None, str(reason)
 
 
 def endpoint_teacher(server: TeacherServer) -> dict[str, str]:

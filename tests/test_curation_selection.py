@@ -12,10 +12,11 @@ from scipy.integrate import quad
 from curation.decisions import decide
 from curation.scoring import sample_vectors
 from curation.selection import draw, keep_probability, selection_probability
+from stillhouse.coverage import coverage, unmet_quotas
 from stillhouse.encoder import Encoder
 from stillhouse.errors import RunError
 from stillhouse.near_duplicates import find_near_duplicates
-from stillhouse.recipe import Curation
+from stillhouse.recipe import Curation, Quota
 
 
 def unit_vectors(count: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -121,13 +122,14 @@ def test_draws_do_not_depend_on_the_order_of_rows(keys: list[str], random: Any) 
     assert dict(zip(keys, draw(keys, 7), strict=True)) == dict(zip(shuffled, draw(shuffled, 7), strict=True))
 
 
-def pool(count: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Responses, instructions and scores: sample 0 invalid, 1 a near-duplicate, 2 unscored, the rest eligible."""
+def pool(count: int) -> dict[str, pl.DataFrame]:
+    """Tables of a run: sample 0 invalid, 1 a near-duplicate, 2 unscored, the rest eligible."""
     ids = [f"s{number}" for number in range(count)]
     responses = pl.DataFrame(
         {
             "sample_id": ids,
             "instruction_id": [f"i{number % 2}" for number in range(count)],
+            "text_id": [f"t{number % 3}" for number in range(count)],
             "status": ["invalid"] + ["valid"] * (count - 1),
             "reason": ["not JSON"] + [None] * (count - 1),
         }
@@ -142,15 +144,16 @@ def pool(count: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
             "nearest_similarity": [0.97] + [0.1] * (count - 2),
         }
     )
-    return responses, instructions, scores
+    texts = pl.DataFrame({"text_id": ["t0", "t1", "t2"], "domain": ["film", "film", "food"]})
+    return {"texts": texts, "responses": responses, "instructions": instructions, "scores": scores}
 
 
 @pytest.mark.parametrize("strategy", ["soft", "hard", "random"])
 @pytest.mark.parametrize("scope", ["full", "task"])
 def test_every_sample_has_one_row_with_a_reason(strategy: str, scope: str) -> None:
     tables = pool(400)
-    table, counts = decide(*tables, Curation(rate=0.5, strategy=strategy, scope=scope), seed=1)  # type: ignore[arg-type]
-    assert table["sample_id"].to_list() == tables[0]["sample_id"].to_list()
+    table, counts = decide(tables, Curation(rate=0.5, strategy=strategy, scope=scope), seed=1)  # type: ignore[arg-type]
+    assert table["sample_id"].to_list() == tables["responses"]["sample_id"].to_list()
     assert table.select("stage", "reason").rows()[:3] == [
         ("validity", "not JSON"),
         ("near_duplicate", "similarity 0.97 to s0"),
@@ -161,21 +164,81 @@ def test_every_sample_has_one_row_with_a_reason(strategy: str, scope: str) -> No
     assert sum(counts.values()) == 400
     assert counts["kept"] == pytest.approx(200, abs=30)
     if scope == "task" and strategy == "hard":
-        kept = table.filter("kept").join(tables[0], on="sample_id")["instruction_id"].value_counts()["count"]
+        kept = table.filter("kept").join(tables["responses"], on="sample_id")["instruction_id"].value_counts()["count"]
         assert abs(kept[0] - kept[1]) <= 1
 
 
 def test_decisions_do_not_depend_on_the_order_of_rows() -> None:
-    responses, instructions, scores = pool(200)
-    table, _ = decide(responses, instructions, scores, Curation(rate=0.3), seed=1)
-    shuffled, _ = decide(responses.reverse(), instructions.reverse(), scores.reverse(), Curation(rate=0.3), seed=1)
+    quotas = [Quota(over=["task_type", "domain"], minimum=40)]
+    table, _ = decide(pool(200), Curation(rate=0.3, quotas=quotas), seed=1)
+    backwards = {name: rows.reverse() for name, rows in pool(200).items()}
+    shuffled, _ = decide(backwards, Curation(rate=0.3, quotas=quotas), seed=1)
     assert table.sort("sample_id").equals(shuffled.sort("sample_id"))
 
 
 def test_an_empty_outcome_names_its_filter() -> None:
-    responses, instructions, scores = pool(3)
     with pytest.raises(RunError, match="filter difficulty dropped the last of 3 samples"):
-        decide(responses, instructions, scores, Curation(rate=0.5), seed=1)
-    responses, instructions, scores = pool(4)
+        decide(pool(3), Curation(rate=0.5), seed=1)
     with pytest.raises(RunError, match=r"filter selection dropped the last of 4 samples; raise curation\.rate"):
-        decide(responses, instructions, scores, Curation(rate=1e-9, strategy="random"), seed=1)
+        decide(pool(4), Curation(rate=1e-9, strategy="random"), seed=1)
+
+
+@pytest.mark.parametrize("strategy", ["soft", "hard", "random"])
+def test_quotas_fill_short_cells_from_what_was_closest_and_take_nothing_away(strategy: Any) -> None:
+    plain, before = decide(pool(400), Curation(rate=0.05, strategy=strategy), seed=1)
+    quotas = [Quota(over=["task_type", "domain"], minimum=30), Quota(over=["domain"], minimum=70)]
+    table, counts = decide(pool(400), Curation(rate=0.05, strategy=strategy, quotas=quotas), seed=1)
+    assert set(plain.filter("kept")["sample_id"]) <= set(table.filter("kept")["sample_id"])
+    assert counts["kept"] == before["kept"] + counts["kept for a quota"]
+    tables = {**pool(400), "decisions": table}
+    cells = table.filter("kept").join(tables["responses"], on="sample_id").join(tables["texts"], on="text_id")
+    assert sorted(cells.group_by("instruction_id", "domain").len()["len"])[0] >= 30
+    assert min(cells.group_by("domain").len()["len"]) >= 70
+    added = table.filter(pl.col("reason").str.starts_with("kept for the quota"))
+    assert set(added["reason"]) == {
+        "kept for the quota of 30 per task_type x domain",
+        "kept for the quota of 70 per domain",
+    }
+    if strategy == "soft":  # who came closest to being drawn is first in line
+        turn = pl.Series(draw(table["sample_id"].to_list(), 1)) / table["probability"]
+        rows = table.with_columns(turn.alias("turn")).join(
+            pool(400)["responses"].select("sample_id", "instruction_id", "text_id"), on="sample_id"
+        )
+        cell = rows.filter(pl.col("instruction_id") == "i0", pl.col("text_id") == "t2", pl.col("stage") == "selection")
+        assert cell.filter("kept")["turn"].max() < cell.filter(~pl.col("kept"))["turn"].min()  # type: ignore[operator]
+
+
+def test_a_quota_that_cannot_be_met_takes_all_there_is() -> None:
+    table, _ = decide(pool(40), Curation(rate=0.1, quotas=[Quota(over=["task_type"], minimum=1000)]), seed=1)
+    assert table.filter("kept").height == 37
+
+
+def test_coverage_counts_each_cell_at_each_step_and_names_what_is_short() -> None:
+    tables = pool(40)
+    tables["instructions"] = tables["instructions"].with_columns(pl.lit(value=True).alias("kept"))
+    tables["perspectives"] = pl.DataFrame({"perspective_id": ["p", "q"], "head": ["tone", "price"]})
+    before = coverage(tables)
+    assert before.columns == ["perspective", "task_type", "domain", "paired", "valid"]
+    assert before["paired"].sum() == 40
+    tables["decisions"], _ = decide(tables, Curation(rate=0.5), seed=1)
+    found = coverage(tables)
+    assert found.select("perspective", "task_type", "domain").rows() == [
+        ("price", "b", "film"), ("price", "b", "food"), ("tone", "a", "film"), ("tone", "a", "food"),
+    ]  # fmt: skip
+    assert found.select("paired", "valid", "unique", "scored").sum().row(0) == (40, 39, 38, 37)
+    assert found["kept"].sum() == tables["decisions"]["kept"].sum()
+    tone = found.filter(pl.col("perspective") == "tone")["kept"].sum()
+    price = found.filter(pl.col("perspective") == "price")["kept"].sum()
+    assert unmet_quotas(found, [Quota(over=["perspective"], minimum=1)]) == []
+    assert unmet_quotas(found, [Quota(over=["perspective"], minimum=99)]) == [
+        {"minimum": 99, "perspective": "price", "kept": price}, {"minimum": 99, "perspective": "tone", "kept": tone},
+    ]  # fmt: skip
+
+
+def test_a_cell_that_no_sample_fills_is_in_the_matrix() -> None:
+    tables = pool(3)
+    tables["instructions"] = tables["instructions"].with_columns(pl.lit(value=True).alias("kept"))
+    tables["perspectives"] = pl.DataFrame({"perspective_id": ["p", "q"], "head": ["tone", "price"]})
+    tables["texts"] = pl.concat([tables["texts"], pl.DataFrame({"text_id": ["t9"], "domain": ["tweet"]})])
+    found = coverage(tables).filter(pl.col("domain") == "tweet")
+    assert found["paired"].to_list() == [0, 0]

@@ -1,49 +1,76 @@
-"""Attribute names are normalised as documented; answers of any shape give rows or a reason."""
+"""Attributes: any answer gives rows or a reason, a name counts once per text, the domain is the recipe's."""
 
 import json
+from typing import Any
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.attributes import _rows, normalise_name
-from pipelines.calls import Answer, UnusableAnswerError
+from pipelines.attributes import _items, _question, _template, fold
+from pipelines.calls import Answer, UnusableAnswerError, parse_answer
+from stillhouse.recipe import Attributes, Domain, load_recipe
+from tests.conftest import ROOT, outcome
+
+ITEM = {"name": "Tone", "description": "how it sounds", "value": "calm"}
+
+
+def test_a_name_counts_once_per_answer() -> None:
+    found = _items("t", {"attributes": [ITEM, {**ITEM, "name": "tone / mood", "value": "other"}]})
+    assert [(item["name"], item["value"]) for item in found] == [("tone", "calm"), ("mood", "other")]
+
+
+def test_folded_names_count_once_per_text() -> None:
+    rows = [("a", "concerns"), ("a", "concern"), ("b", "concern"), ("c", "concern")]
+    table = pl.DataFrame(
+        [{"text_id": text, "name": name, "description": "d", "value": "v", "call_id": "c"} for text, name in rows]
+    )
+    assert fold(table).select("text_id", "name").rows() == [("a", "concern"), ("b", "concern"), ("c", "concern")]
 
 
 @pytest.mark.parametrize(
-    ("name", "names"),
+    ("value", "reason"),
     [
-        ("Tone", ["tone"]),
-        ("Tone: how it sounds", ["tone"]),
-        ("Tone/Mood", ["tone", "mood"]),
-        ("use of irony", ["irony"]),
-        ("Use of emoji / the use of slang", ["emoji", "slang"]),
-        ("  Overall \t sentiment. ", ["overall sentiment"]),
-        (" / ", []),
+        ([], "not a list of attributes"),
+        ({"attributes": "tone"}, "not a list of attributes"),
+        ({"attributes": [{**ITEM, "value": 3}]}, "not a list of attributes"),
+        ({"attributes": []}, "no attribute with a name"),
+        ({"attributes": [{**ITEM, "name": "12 / !"}]}, "no attribute with a name"),
+        ({"attributes": [{**ITEM, "name": "x" * 61}]}, "no attribute with a name"),
+        ({"attributes": [{**ITEM, "description": "y" * 10_000}]}, "attribute too long"),
+        ({"attributes": [{**ITEM, "value": "a\x1b[31mb"}]}, "control characters"),
     ],
 )
-def test_normalise_name(name: str, names: list[str]) -> None:
-    assert normalise_name(name) == names
+def test_unusable_answers_say_why(value: Any, reason: str) -> None:
+    with pytest.raises(UnusableAnswerError, match=reason):
+        _items("t", value)
 
 
-@given(st.text())
-def test_normalised_names_are_clean(name: str) -> None:
-    for part in normalise_name(name):
-        assert part == part.lower().strip()
-        assert "/" not in part
-        assert "  " not in part
-
-
-def test_a_name_counts_once_per_text() -> None:
-    item = {"name": "Tone", "description": "d", "value": "v"}
-    answer = Answer(json.dumps({"attributes": [item, {**item, "name": "tone / mood"}]}), "stop", 1, 1, 0.1)
-    assert [row["name"] for row in _rows("t", "c", answer)] == ["tone", "mood"]
-
-
-@given(
-    st.text()
-    | st.recursive(st.none() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)).map(json.dumps)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["attributes", "name", "value"]), inner)
+    ),
 )
-def test_any_answer_gives_rows_or_a_reason(text: str) -> None:
-    with pytest.raises(UnusableAnswerError):
-        list(_rows("t", "c", Answer(text, "stop", 1, 1, 0.1)))
+NEAR_MISSES = st.fixed_dictionaries(
+    {"attributes": st.lists(st.fixed_dictionaries({"name": st.text(), "description": st.text(), "value": st.text()}))}
+)
+
+
+@given(st.text() | JSON.map(json.dumps) | NEAR_MISSES.map(json.dumps))
+def test_any_answer_gives_names_or_a_reason(text: str) -> None:
+    found, reason = outcome(lambda: _items("t", parse_answer(Answer(text, "stop", 1, 1, 0.1))))
+    assert found or reason
+    assert all(0 < len(item["name"]) <= 60 for item in found or [])
+
+
+def test_the_domain_of_the_recipe_replaces_sentiment() -> None:
+    domain = load_recipe(ROOT / "recipes" / "support.yaml").domain
+    prompt = _question({"text_id": "0", "text": "T"}, _template(domain), domain, Attributes()).prompt
+    assert "attributes of support requests" in prompt.instruction
+    assert "sentiment" not in prompt.completion()
+    assert "affected function" in prompt.completion()
+    default = Domain()
+    usual = _question({"text_id": "0", "text": "T"}, _template(default), default, Attributes()).prompt
+    assert "sentiment-related attributes" in usual.instruction

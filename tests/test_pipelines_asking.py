@@ -1,0 +1,80 @@
+"""An invalid answer is asked for again with its fault told, up to the limit; what fails keeps its reason."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from pipelines.asking import FAILED, Outcome, Question, ask_checked
+from pipelines.calls import Answer, Call, UnusableAnswerError
+from pipelines.prompting import Asker, Prompt
+from stillhouse.recipe import Teacher
+
+
+class _ScriptedEngine:
+    """Answers each call by a function of its prompt; stands where the teacher's answers come in."""
+
+    def __init__(self, script: Any) -> None:
+        self.script = script
+        self.asked: list[Call] = []
+
+    def ask(self, stage: str, calls: Sequence[Call], follow_up: Any, label: str) -> dict[str, Answer]:
+        self.asked += calls
+        texts = {call.call_id: self.script(str(call.prompt)) for call in calls}
+        return {key: Answer(text, "stop", 1, 1, 0.1) for key, text in texts.items() if text is not None}
+
+
+def ask(script: Any, corrections: int = 2, **teacher: Any) -> tuple[Outcome[int], _ScriptedEngine]:
+    def check(_: str, value: Any) -> int:
+        if not isinstance(value, int):
+            raise UnusableAnswerError("not a number")
+        return value
+
+    engine = _ScriptedEngine(script)
+    asker = Asker(Teacher(corrections=corrections, **teacher), seed=1)
+    question = Question(Prompt("Count.", (), "How many?"), {"type": "integer"}, 0.5, 10)
+    return ask_checked({"q": question}, check, "stage", asker, engine)["q"], engine  # type: ignore[arg-type]
+
+
+def test_a_valid_answer_is_not_asked_again() -> None:
+    outcome, engine = ask(lambda prompt: "7")
+    assert (outcome.value, outcome.reason, len(outcome.calls), len(engine.asked)) == (7, None, 1, 1)
+
+
+def test_the_fault_is_told_and_the_second_answer_counts() -> None:
+    outcome, engine = ask(lambda prompt: "7" if "not valid: not a number" in prompt else '"seven"')
+    assert (outcome.value, outcome.reason) == (7, None)
+    assert list(outcome.calls) == [call.call_id for call in engine.asked]
+    assert '"seven"' in str(engine.asked[1].prompt)
+
+
+def test_after_the_limit_the_last_reason_stays() -> None:
+    outcome, engine = ask(lambda prompt: "no" if "not a number" in prompt else '"seven"', corrections=3)
+    assert (outcome.value, outcome.reason, len(engine.asked)) == (None, "not JSON", 4)
+    assert outcome.answer is not None
+    assert outcome.answer.text == "no"
+    outcome, engine = ask(lambda prompt: "no", corrections=0)
+    assert (outcome.reason, len(engine.asked)) == ("not JSON", 1)
+
+
+def test_a_failed_call_is_not_repeated_and_hides_no_earlier_fault() -> None:
+    outcome, engine = ask(lambda prompt: None)
+    assert (outcome.reason, outcome.answer, len(engine.asked)) == (FAILED, None, 1)
+    outcome, engine = ask(lambda prompt: None if "not valid" in prompt else "no")
+    assert (outcome.reason, len(outcome.calls), len(engine.asked)) == ("not JSON", 1, 2)
+
+
+def test_a_refused_answer_is_shown_short_and_printable() -> None:
+    prompt = Prompt("I", (), "Q").corrected("\x1b[31m" + "x" * 10_000, "too long")
+    answer, complaint = prompt.refused[0]
+    assert len(answer) == 400
+    assert answer.isprintable()
+    assert "too long" in complaint
+    assert [turn["role"] for turn in prompt.messages()] == ["system", "user", "assistant", "user"]
+    assert prompt.completion().endswith("\nAnswer:")
+
+
+@pytest.mark.parametrize(("constrained", "schema"), [(True, {"type": "integer"}), (False, None)])
+def test_decoding_is_constrained_unless_switched_off(constrained: bool, schema: Any) -> None:
+    _, engine = ask(lambda prompt: "7", structured_output=constrained)
+    assert engine.asked[0].schema == schema
