@@ -107,7 +107,10 @@ def apply_entries(entries: list[Entry], instructions: pl.DataFrame, perspectives
     ids = {row["head"]: row["perspective_id"] for row in perspectives.iter_rows(named=True)}
     unknown = sorted({entry.perspective for entry in entries} - ids.keys())
     if unknown:
-        raise InputError(f"instructions: no perspective is called {', '.join(unknown)}; known: {', '.join(ids)}")
+        raise InputError(
+            f"instructions: no perspective is called {', '.join(unknown)}; known: {', '.join(ids)}. Mend the file; "
+            "where the run's perspectives have changed since, import a new one, or delete the run's instructions.yaml"
+        )
     known = {row["instruction_id"]: row for row in instructions.iter_rows(named=True)}
     rows: dict[str, dict[str, Any]] = {}
     for entry in entries:

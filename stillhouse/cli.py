@@ -64,7 +64,7 @@ def inspect(
     table: Annotated[str, typer.Argument(help="Table of the run, or `coverage`.")] = "instructions",
     where: Annotated[str | None, typer.Option(help="Only rows for which this condition in SQL holds.")] = None,
     by: Annotated[str | None, typer.Option(help="Count the rows by this column instead.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Rows shown.")] = 10,
+    limit: Annotated[int | None, typer.Option(min=1, help="Rows shown; 10 cards unless given, or all as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON, one a line.")] = False,
 ) -> None:
     """Show rows of a run's tables as readable cards, or counts by a column, for example of reasons."""

@@ -13,6 +13,7 @@ from rich.text import Text
 from stillhouse.errors import InputError
 
 CARD_WIDTH = 110
+CARDS_SHOWN = 10
 
 
 def choose(table: pl.DataFrame, where: str | None) -> pl.DataFrame:
@@ -22,7 +23,8 @@ def choose(table: pl.DataFrame, where: str | None) -> pl.DataFrame:
     try:
         return table.sql(f"SELECT * FROM self WHERE {where}")  # noqa: S608 # the user's own shell, the user's own rows
     except pl.exceptions.PolarsError as error:
-        raise InputError(f"--where: {error}. Columns: {', '.join(table.columns)}") from error
+        cause = str(error).partition("\n")[0]
+        raise InputError(f"--where: {cause}. Columns: {', '.join(table.columns)}") from error
 
 
 def counts_by(table: pl.DataFrame, column: str) -> pl.DataFrame:

@@ -13,7 +13,7 @@ from stillhouse.build import STAGES, Build
 from stillhouse.coverage import coverage, unmet_quotas
 from stillhouse.display import Display
 from stillhouse.errors import InputError
-from stillhouse.inspection import choose, counts_by, show_cards, show_counts
+from stillhouse.inspection import CARDS_SHOWN, choose, counts_by, show_cards, show_counts
 from stillhouse.recipe import load_recipe
 from stillhouse.schemas import TABLES
 from stillhouse.store import RunFolder, write_atomically
@@ -84,16 +84,19 @@ def coverage_of(folder: RunFolder) -> tuple[pl.DataFrame | None, list[dict[str, 
     return found, unmet_quotas(found, quotas) if "decisions" in done else []
 
 
-def inspect_run(path: Path, table: str, where: str | None, by: str | None, limit: int, as_json: bool = False) -> None:
+def inspect_run(
+    path: Path, table: str, where: str | None, by: str | None, limit: int | None, as_json: bool = False
+) -> None:
     """Print rows of a table (or of the coverage matrix) as cards, or counts by a column."""
     folder = opened(path)
-    rows = _table_named(folder, table)
-    chosen = choose(rows, where)
-    shown = counts_by(chosen, by) if by else chosen.head(limit)
+    chosen = choose(_table_named(folder, table), where)
+    as_cards = not (as_json or by or table == "coverage")
+    most = limit or (CARDS_SHOWN if as_cards else len(chosen))
+    shown = (counts_by(chosen, by) if by else chosen).head(most)
     console = Console()
     if as_json:
         sys.stdout.write(shown.write_ndjson())
-    elif by or table == "coverage":
+    elif not as_cards:
         show_counts(shown, console)
     else:
         show_cards(shown, console)

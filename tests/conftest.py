@@ -86,14 +86,37 @@ def encoder() -> Encoder:
 @pytest.fixture(scope="session")
 def offline_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """A finished run folder: the whole job with the embedded teacher, made once for all test processes."""
-    base = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
-    folder = base / "offline"
-    with FileLock(base / "offline.lock"):
+    return _made_once("offline", tmp_path_factory, worker_id, lambda folder: _run(write_recipe(folder), folder))
+
+
+@pytest.fixture(scope="session")
+def answered_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A run up to its responses, answered by the test endpoint, made once for all test processes."""
+
+    def make(folder: Path) -> "subprocess.CompletedProcess[str]":
+        with serve_teacher() as server:
+            return _run(write_recipe(folder, teacher=endpoint_teacher(server)), folder, "--until", "responses")
+
+    return _made_once("answered", tmp_path_factory, worker_id, make)
+
+
+def _run(recipe: Path, folder: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    return stillhouse("run", recipe, "--out", folder / "run", *options, timeout=850)
+
+
+def _made_once(
+    name: str,
+    factory: pytest.TempPathFactory,
+    worker_id: str,
+    make: "Callable[[Path], subprocess.CompletedProcess[str]]",
+) -> Path:
+    base = factory.getbasetemp() if worker_id == "master" else factory.getbasetemp().parent
+    folder = base / name
+    with FileLock(base / f"{name}.lock"):
         if not (folder / "result.json").exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            recipe = write_recipe(folder)
-            done = stillhouse("run", recipe, "--out", folder / "run", timeout=850)
+            done = make(folder)
             result = {"code": done.returncode, "out": done.stdout, "err": done.stderr}
             (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))

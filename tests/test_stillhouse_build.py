@@ -162,6 +162,22 @@ def test_failing_and_rubbish_teachers_stop_with_a_reason(
     rubbish = stillhouse("run", recipe, "--out", run)
     assert rubbish.returncode == 1
     assert "no answer of 14 is usable ({'unusable: not JSON': 14})" in rubbish.stderr
+    assert sum(teacher_server.requests.values()) >= 14 * 3, "each is asked again, twice, with its fault told"
+
+
+def test_a_teacher_that_learns_from_its_faults_is_asked_twice(
+    recipe: Path, tmp_path: Path, teacher_server: TeacherServer
+) -> None:
+    run = tmp_path / "run"
+    teacher_server.mode = "learner"
+    done = stillhouse("run", recipe, "--out", run, "--until", "attributes")
+    assert done.returncode == 0, done.stderr
+    assert sum(teacher_server.requests.values()) == 2 * 14
+    attributes = RunFolder(run).read_table("attributes")
+    assert attributes["text_id"].n_unique() == 14
+    counts = json.loads((run / "manifest.json").read_text())["stages"]["attributes"]
+    assert counts["counts"]["parsed"] == 14
+    assert counts["calls"] == 2 * 14
 
 
 def test_an_unreachable_endpoint_is_named(recipe: Path, tmp_path: Path) -> None:
@@ -215,9 +231,12 @@ def test_the_offline_job_says_what_it_did(offline_run: Path) -> None:
 @pytest.mark.xdist_group("offline")
 def test_the_offline_teacher_answers_in_the_asked_form(offline_run: Path) -> None:
     responses = RunFolder(offline_run).read_table("responses")
-    # The grammar leaves only what no grammar can promise: a verbatim span, an analysis in words.
+    # The grammar rules out wrong labels, numbers and records; what it cannot promise is checked by program.
     faults = set(responses.filter(pl.col("status") != "valid")["reason"])
-    assert faults <= {"span not in the text", "no words", "echoes the text"}
+    form = {"not JSON", "not the fields asked for", "does not fit the schema"}
+    form |= {"label not in the set", "score not on the scale", "not a list of phrases"}
+    assert not faults & form
+    assert responses.filter(pl.col("status") == "valid").height > len(responses) / 2
 
 
 @pytest.mark.xdist_group("offline")

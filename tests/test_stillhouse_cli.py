@@ -14,7 +14,9 @@ def sources(path: Path, **fields: Any) -> dict[str, Any]:
     return {"texts": {"sources": [{"path": str(path), **fields}]}}
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["status"], ["train"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["status"], ["inspect"], ["instructions", "export"], ["instructions", "import"], ["train"]]
+)
 def test_help_shows_an_example(command: list[str]) -> None:
     done = stillhouse(*command, "--help")
     assert done.returncode == 0
