@@ -20,7 +20,7 @@ def fill_quotas(eligible: pl.DataFrame, quotas: Sequence[Quota]) -> pl.DataFrame
         (pl.col("draw") / pl.col("probability").clip(1e-300)).alias("turn"), pl.lit(None, pl.String).alias("quota"),
     )  # fmt: skip
     for quota in quotas:
-        short = quota.minimum - pl.col("kept").sum().over(quota.over)
+        short = quota.minimum - pl.col("kept").sum().cast(pl.Int64).over(quota.over)
         place = pl.struct(pl.col("turn"), pl.col("sample_id")).rank("ordinal").over([*quota.over, "kept"])
         taken = ~pl.col("kept") & (place <= short)
         reason = pl.lit(f"kept for the quota of {quota.minimum} per {' x '.join(quota.over)}")

@@ -84,7 +84,7 @@ def definition_schema(task_type: str, settings: Instructions) -> dict[str, Any]:
         "classification": LABEL,
         "scoring": {"type": "integer", "minimum": 0, "maximum": HIGHEST},
         "extraction": {"type": "array", "items": PHRASE, "maxItems": 3},
-        "structured": {"type": "array", "items": _value_schema(), "minItems": 2, "maxItems": MAX_FIELDS},
+        "structured": {"type": "array", "items": PHRASE, "minItems": 2, "maxItems": MAX_FIELDS},
     }
     example = object_schema(text=TEXT, output=outputs[task_type])
     examples = {"type": "array", "items": example, "minItems": settings.examples, "maxItems": settings.examples}
@@ -210,14 +210,21 @@ def record_task(fields: dict[str, list[str] | str]) -> Task:
 
 
 def _output(task: Task, output: Any) -> Any:
-    """Return an example's output as a task's value: a record is written as a list of fields with their values."""
+    """Return an example's output as a task's value: a record is written as a list of values, in the fields' order."""
     if task.task_type == "classification":
         return " ".join(output.split()).lower()
     if task.task_type != "structured":
         return output
-    lists = {name for name, kind in record_fields(task.value_schema).items() if kind == "list"}
-    written = {item["field"]: item["values"] for item in output}
-    return {name: values if name in lists else "; ".join(values) for name, values in written.items()}
+    fields = record_fields(task.value_schema)
+    if len(output) != len(fields):
+        return output  # which fits no record
+    return {name: _field_value(kind, value) for (name, kind), value in zip(fields.items(), output, strict=True)}
+
+
+def _field_value(kind: list[str] | str, written: str) -> Any:
+    if isinstance(kind, list):
+        return " ".join(written.split()).lower()
+    return [item.strip() for item in written.split(";") if item.strip()] if kind == "list" else written
 
 
 def _distinct(values: list[str]) -> list[str]:
@@ -234,7 +241,3 @@ def _labels(least: int, most: int) -> dict[str, Any]:
 def _field_schema() -> dict[str, Any]:
     choice = object_schema(name=FIELD_NAME, kind={"enum": ["choice"]}, values=_labels(2, 5))
     return {"anyOf": [choice, object_schema(name=FIELD_NAME, kind={"enum": list(FIELD_KINDS)}, values=_labels(0, 0))]}
-
-
-def _value_schema() -> dict[str, Any]:
-    return object_schema(field=FIELD_NAME, values={"type": "array", "items": PHRASE, "maxItems": 3})

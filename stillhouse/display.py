@@ -18,6 +18,7 @@ from stillhouse.inspection import plain
 from stillhouse.recipe import Recipe
 
 PROMPT_SHOWN = 700  # characters of a sample's prompt
+SHORT_TYPES = {"classification": "classify", "extraction": "extract", "structured": "record"}  # 80 columns are few
 PERSPECTIVES_SHOWN = 24  # in the coverage table
 PLAIN_SECONDS = 10  # between two progress lines where there is no terminal
 
@@ -154,7 +155,7 @@ def _coverage_table(found: pl.DataFrame, last: str) -> Table:
     types = found["task_type"].unique().sort().to_list()
     table.add_column("perspective", header_style="dim")
     for name in (*types, "all"):
-        table.add_column(name, justify="right", header_style="dim")
+        table.add_column(SHORT_TYPES.get(name, name), justify="right", header_style="dim")
     perspectives = found["perspective"].unique().sort().to_list()
     for perspective in perspectives[:PERSPECTIVES_SHOWN]:
         mine = found.filter(pl.col("perspective") == perspective)

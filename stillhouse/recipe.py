@@ -195,7 +195,7 @@ class Instructions(Section):
     similarity: float = Field(
         0.9, gt=0, le=1, description="Instructions of one type at least this similar are near-duplicates."
     )
-    temperature: float = Field(0.5, ge=0, le=2)
+    temperature: float = Field(0.8, ge=0, le=2)
 
     @model_validator(mode="after")
     def _something_to_ask(self) -> Self:

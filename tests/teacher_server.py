@@ -140,9 +140,7 @@ def _consistent(value: Any, rng: random.Random) -> Any:
         elif "verbatim" in value:
             example["output"] = ["Text"]
         elif "fields" in value:
-            example["output"] = [
-                {"field": part["name"], "values": (part["values"] or ["Text"])[:1]} for part in value["fields"]
-            ]
+            example["output"] = [(part["values"] or ["Text"])[0] for part in value["fields"]]
     return value
 
 

@@ -208,6 +208,13 @@ def test_quotas_fill_short_cells_from_what_was_closest_and_take_nothing_away(str
         assert cell.filter("kept")["turn"].max() < cell.filter(~pl.col("kept"))["turn"].min()  # type: ignore[operator]
 
 
+def test_a_quota_that_is_met_adds_nothing() -> None:
+    plain, _ = decide(pool(400), Curation(rate=0.5), seed=1)
+    table, counts = decide(pool(400), Curation(rate=0.5, quotas=[Quota(over=["task_type"], minimum=5)]), seed=1)
+    assert table.equals(plain)
+    assert counts["kept for a quota"] == 0
+
+
 def test_a_quota_that_cannot_be_met_takes_all_there_is() -> None:
     table, _ = decide(pool(40), Curation(rate=0.1, quotas=[Quota(over=["task_type"], minimum=1000)]), seed=1)
     assert table.filter("kept").height == 37

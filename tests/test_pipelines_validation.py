@@ -167,8 +167,8 @@ def definition(task_type: str, **changes: Any) -> dict[str, Any]:
         "structured": {
             "fields": [FIELD, {"name": "words", "kind": "quote", "values": []}],
             "examples": [
-                ("Fine day", [{"field": "mood", "values": ["good"]}, {"field": "words", "values": ["Fine"]}]),
-                ("Cold soup", [{"field": "mood", "values": ["bad"]}, {"field": "words", "values": ["Cold"]}]),
+                ("Fine day", ["Good", "Fine"]),
+                ("Cold soup", ["bad", "Cold"]),
             ],
         },
     }  # fmt: skip
@@ -218,6 +218,7 @@ def test_a_good_definition_becomes_a_typed_task(task_type: str, wording: str, ou
         ("extraction", {"verbatim": "yes"}, "not the fields asked for"),
         ("extraction", {"examples": [("a b", ["c"]), ("c d", ["a"])]}, "its own examples break the definition"),
         ("structured", {"fields": [FIELD, FIELD]}, "record of one field"),
+        ("structured", {"examples": [("a b", ["good"]), ("c d", ["sad", "c"])]}, "its own examples break"),
         ("structured", {"fields": [FIELD, {**FIELD, "name": "b", "values": ["x", "X"]}]}, "label set of one"),
         ("structured", {"fields": [FIELD, {**FIELD, "name": "b", "kind": "date"}]}, "field of unknown kind"),
         ("structured", {"fields": [FIELD, {**FIELD, "name": " "}]}, "field without a name"),
