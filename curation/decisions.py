@@ -6,6 +6,7 @@ import polars as pl
 from curation.quotas import fill_quotas
 from curation.selection import draw, selection_probability
 from stillhouse.errors import RunError
+from stillhouse.progress import Counts
 from stillhouse.recipe import Curation
 from stillhouse.schemas import DECISIONS, conform
 
@@ -13,9 +14,7 @@ from stillhouse.schemas import DECISIONS, conform
 STAGES = ("validity", "near_duplicate", "difficulty", "selection")
 
 
-def decide(
-    tables: dict[str, pl.DataFrame], settings: Curation, seed: int
-) -> tuple[pl.DataFrame, dict[str, int | float]]:
+def decide(tables: dict[str, pl.DataFrame], settings: Curation, seed: int) -> tuple[pl.DataFrame, Counts]:
     """Return the `decisions` table, one row per response in their order, and the counts dropped by each filter.
 
     Reads `texts`, `instructions`, `responses` and `scores`. Raises RunError naming the filter that left nothing.

@@ -25,6 +25,7 @@ def collect_facts(tables: Tables, manifest: dict[str, Any], recipe: dict[str, An
         "curation": {key: recipe["curation"][key] for key in ("rate", "strategy", "scope", "peak", "similarity")},
         "seed": recipe["seed"],
         "funnel": funnel(tables),
+        "attribute_answers": manifest["stages"].get("attributes", {}).get("counts"),
         "invalid_reasons": _counts(tables["responses"].filter(pl.col("status") != "valid"), "reason"),
         "task_types": _kept_by_task_type(tables),
         "instructions_dropped": _counts(tables["instructions"].filter(~pl.col("kept")), "reason"),

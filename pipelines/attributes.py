@@ -13,6 +13,7 @@ from pipelines.engine import Engine
 from pipelines.names import fold_names, normalise_name
 from pipelines.prompting import Asker, Template, load_template, object_schema, sample_shots
 from stillhouse.errors import RunError
+from stillhouse.progress import Counts
 from stillhouse.recipe import Attributes, Domain
 from stillhouse.schemas import ATTRIBUTES, table_of
 
@@ -23,8 +24,6 @@ PARTS = ("name", "description", "value")
 MAX_CHARACTERS, MAX_NAME_CHARACTERS = 300, 60  # of an answer whose decoding is not constrained
 NAME = {"type": "string", "pattern": "^[a-z][a-z -]{2,30}$"}
 PHRASE = {"type": "string", "minLength": 3, "maxLength": 80}
-
-Counts = dict[str, int | float]
 
 
 def enumerate_attributes(

@@ -28,6 +28,7 @@ from pipelines.prompting import Asker, Template, load_template
 from stillhouse.encoder import Encoder
 from stillhouse.errors import RunError
 from stillhouse.near_duplicates import find_near_duplicates
+from stillhouse.progress import Counts
 from stillhouse.recipe import Instructions
 from stillhouse.schemas import INSTRUCTIONS, table_of
 from stillhouse.tasks import Task
@@ -35,8 +36,6 @@ from stillhouse.tasks import Task
 ATTRIBUTES_SHOWN = 5
 SENTENCE_TOKENS = 70
 EXAMPLE_TOKENS = 110
-
-Counts = dict[str, int | float]
 
 
 def write_instructions(

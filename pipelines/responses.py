@@ -13,13 +13,13 @@ from pipelines.engine import Engine
 from pipelines.pairing import Cell, pair_evenly
 from pipelines.prompting import Asker, load_template, object_schema
 from pipelines.validation import wording_fault
+from stillhouse.progress import Counts
 from stillhouse.recipe import Responses
 from stillhouse.schemas import RESPONSES, table_of
 from stillhouse.tasks import Task, render, unrender
 
 MAX_TOKENS = 160
 
-Counts = dict[str, int | float]
 Pair = tuple[str, str]  # text_id, instruction_id
 Shot = dict[str, Any]
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -24,7 +24,7 @@ from stillhouse import __version__
 from stillhouse.encoder import check_encoder, load_encoder
 from stillhouse.errors import InputError, RunError
 from stillhouse.models import check_causal_lm, content_digest, gguf_file, load_causal_lm, torch_device
-from stillhouse.progress import Progress
+from stillhouse.progress import Counts, Progress
 from stillhouse.recipe import Recipe
 from stillhouse.store import RunFolder
 from stillhouse.texts import read_texts, source_files
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from pipelines.engine import Engine
     from pipelines.prompting import Asker
     from pipelines.teachers import Endpoint
-
-Counts = Mapping[str, int | float]
 
 
 @dataclass(frozen=True)

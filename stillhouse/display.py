@@ -1,7 +1,6 @@
 """What a person sees in the terminal: header, live progress, closing summary."""
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +14,7 @@ from rich.text import Text
 
 from stillhouse.coverage import STEPS
 from stillhouse.inspection import plain
+from stillhouse.progress import Counts
 from stillhouse.recipe import Recipe
 
 PROMPT_SHOWN = 700  # characters of a sample's prompt
@@ -89,11 +89,15 @@ class Display:
                 f"  {self._stage}: {done}/{self._total} rows, {rate or 'working'}{left}", highlight=False
             )
 
-    def finish(self, stage: str, counts: Mapping[str, int | float], seconds: float) -> None:
+    def finish(self, stage: str, counts: Counts, seconds: float) -> None:
         """Leave one line per finished stage."""
         self._clear()
         told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-        self.console.print(Text.assemble(("✓ ", "green"), f"{stage:13}", f"{seconds:7.1f} s  ", (told, "dim")))
+        line = Table.grid(padding=(0, 2, 0, 0))
+        line.add_column(width=14)
+        line.add_column(width=9, justify="right")
+        line.add_row(Text.assemble(("✓ ", "green"), stage), f"{seconds:.1f} s", Text(told, style="dim"))
+        self.console.print(line)
 
     def skip(self, stage: str) -> None:
         """Say that a stage was done before."""

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Protocol
 
+Counts = Mapping[str, int | float]  # what a stage says of itself when it is done
+
 
 class Progress(Protocol):
     """Told by each stage how far it is."""
@@ -13,7 +15,7 @@ class Progress(Protocol):
     def update(self, done: int, tokens: int = 0) -> None:
         """Say how many rows are done, and how many tokens a model wrote or read for them in this run."""
 
-    def finish(self, stage: str, counts: Mapping[str, int | float], seconds: float) -> None:
+    def finish(self, stage: str, counts: Counts, seconds: float) -> None:
         """Say that a stage is done and what it counted."""
 
     def skip(self, stage: str) -> None:
