@@ -10,18 +10,20 @@ from stillhouse.recipe import Quota
 def fill_quotas(eligible: pl.DataFrame, quotas: Sequence[Quota]) -> pl.DataFrame:
     """Return the samples kept for a quota and not drawn: columns `sample_id` and `quota` (the reason).
 
-    `eligible` holds sample_id, perspective, task_type, domain, drawn, draw and probability. In each cell with fewer
-    kept samples than the minimum, the next ones by draw / probability are kept (sequential Poisson sampling: the
-    order in which they would be drawn if the rate rose), until the minimum is met or no sample is left. Quotas add
-    samples and never take one away; a later quota counts those of the earlier ones.
+    `eligible` holds sample_id, perspective, task_type, domain, difficulty, drawn, draw and probability. In each cell
+    with fewer kept samples than the minimum, the next ones by draw / probability are kept, until the minimum is met or
+    no sample is left. That is sequential Poisson sampling: the order in which they would be drawn if the rate rose;
+    those without a chance come last, the hardest first. Quotas add samples and never take one away; a later quota
+    counts those of the earlier ones.
     """
     rows = eligible.select(
         "sample_id", "perspective", "task_type", "domain", pl.col("drawn").alias("kept"),
-        (pl.col("draw") / pl.col("probability").clip(1e-300)).alias("turn"), pl.lit(None, pl.String).alias("quota"),
+        (pl.col("draw") / pl.col("probability")).alias("turn"), (-pl.col("difficulty")).alias("easiness"),
+        pl.lit(None, pl.String).alias("quota"),
     )  # fmt: skip
     for quota in quotas:
         short = quota.minimum - pl.col("kept").sum().cast(pl.Int64).over(quota.over)
-        place = pl.struct(pl.col("turn"), pl.col("sample_id")).rank("ordinal").over([*quota.over, "kept"])
+        place = pl.struct("turn", "easiness", "sample_id").rank("ordinal").over([*quota.over, "kept"])
         taken = ~pl.col("kept") & (place <= short)
         reason = pl.lit(f"kept for the quota of {quota.minimum} per {' x '.join(quota.over)}")
         rows = rows.with_columns(taken.alias("taken")).with_columns(

@@ -45,6 +45,8 @@ def funnel(tables: Tables) -> dict[str, int]:
     """Return the number of rows that each step left, in the order of the steps; absent tables are left out."""
     first = ("texts", "attributes", "perspectives", "instructions")
     counts: dict[str, int] = {name: len(tables[name]) for name in first if name in tables}
+    if "attributes" in tables:
+        counts["attributes"] = tables["attributes"]["name"].count()
     if "instructions" in tables:
         counts["instructions"] = tables["instructions"].filter("kept").height
     if "responses" in tables:

@@ -46,9 +46,9 @@ def ask_checked(
 ) -> dict[Key, Outcome[Value]]:
     """Ask all questions until each has a valid answer, at most `teacher.corrections` times more.
 
-    `check` turns the JSON value of an answer into a value, or raises UnusableAnswerError with the reason. A call that
-    fails is not repeated here: the journal keeps its cause, and the next run asks it again. `label` is what the
-    progress is shown under, the stage unless given.
+    `check` turns the JSON value of an answer into a value, or raises UnusableAnswerError with the reason. Where a call
+    fails the journal keeps its cause, and the next run asks it again; where a correction fails, the fault before it
+    stands. `label` is what the progress is shown under, the stage unless given.
     """
     outcomes: dict[Key, Outcome[Value]] = {}
     attempts = {key: _attempt(question, asker) for key, question in questions.items()}
@@ -65,9 +65,8 @@ def ask_checked(
 
     again = ""
     while attempts:
-        answers = engine.ask(
-            stage, [attempt.call for attempt in attempts.values()], follow_up, (label or stage) + again
-        )
+        calls = [attempt.call for attempt in attempts.values()]
+        answers = engine.ask(stage, calls, follow_up, (label or stage) + again, optional=bool(again))
         further: dict[Key, _Attempt] = {}
         for key, attempt in attempts.items():
             answer = answers.get(attempt.call.call_id)

@@ -31,7 +31,8 @@ def enumerate_attributes(
 ) -> tuple[pl.DataFrame, Counts]:
     """Ask the teacher for the attributes of every text.
 
-    Returns the `attributes` table (texts in their order, names normalised and folded) and the counts of texts asked
+    Returns the `attributes` table (texts in their order, names normalised and folded; a text whose answer was unusable
+    has one row with the reason) and the counts of texts asked
     about, of those with a usable answer, of unusable answers by reason, and the attributes per text. Raises RunError
     where no answer is usable.
     """
@@ -40,17 +41,18 @@ def enumerate_attributes(
     outcomes = ask_checked(questions, _items, "attributes", asker, engine)
     rows = [row for text_id, outcome in outcomes.items() for row in _rows(text_id, outcome)]
     unusable = Counter(f"unusable: {outcome.reason}" for outcome in outcomes.values() if outcome.reason)
-    if not rows:
+    parsed = len(outcomes) - unusable.total()
+    if not parsed:
         raise RunError(f"attributes: no answer of {len(texts)} is usable ({dict(unusable)}); use a stronger teacher")
     table = fold(table_of(rows, ATTRIBUTES, "attributes"))
-    parsed = len(outcomes) - unusable.total()
-    counts = {"asked": len(outcomes), "parsed": parsed, "per text": round(len(table) / parsed, 2), **unusable}
+    per_text = round(table["name"].count() / parsed, 2)
+    counts = {"asked": len(outcomes), "parsed": parsed, "per text": per_text, **unusable}
     return table, counts
 
 
 def fold(attributes: pl.DataFrame) -> pl.DataFrame:
     """Return the table with each name replaced by the one it counts as, once per text."""
-    uses = attributes.group_by("name").agg(pl.col("text_id").n_unique())
+    uses = attributes.drop_nulls("name").group_by("name").agg(pl.col("text_id").n_unique())
     folded = fold_names(dict(uses.sort("name").iter_rows()))
     return attributes.with_columns(pl.col("name").replace(folded)).unique(
         ["text_id", "name"], keep="first", maintain_order=True
@@ -104,6 +106,9 @@ def _items(text_id: str, value: Any) -> list[dict[str, str]]:
 
 
 def _rows(text_id: str, outcome: Outcome[list[dict[str, str]]]) -> list[dict[str, object]]:
+    """Return a row per attribute, or one row with the reason why there is none."""
+    if outcome.value is None:
+        return [{"text_id": text_id, "call_id": outcome.calls[-1] if outcome.calls else None, "reason": outcome.reason}]
     return [
         {
             "text_id": text_id,
@@ -112,7 +117,7 @@ def _rows(text_id: str, outcome: Outcome[list[dict[str, str]]]) -> list[dict[str
             "value": " ".join(item["value"].split()),
             "call_id": outcome.calls[-1],
         }
-        for item in outcome.value or []
+        for item in outcome.value
     ]
 
 

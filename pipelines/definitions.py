@@ -31,6 +31,7 @@ TWO_TEXTS = re.compile(
     re.IGNORECASE,
 )
 
+KINDS_OF_TEXT = {"review", "tweet", "post", "ticket", "comment", "article", "abstract", "email", "headline"}
 Demo = dict[str, str]
 
 
@@ -91,52 +92,52 @@ def definition_schema(task_type: str, settings: Instructions) -> dict[str, Any]:
     return object_schema(instruction=SENTENCE, **parts[task_type], examples=examples)
 
 
-def read_ideas(value: Any) -> list[tuple[str, str]]:
-    """Return name and description of each task. Raises UnusableAnswerError where there is none."""
-    try:
-        ideas = {_named(task["name"]): sentence(task["description"]) for task in value["tasks"]}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UnusableAnswerError("not the fields asked for") from error
-    single = {name: description for name, description in ideas.items() if not TWO_TEXTS.search(f"{name} {description}")}
-    if not single:
-        raise UnusableAnswerError("about two texts" if ideas else "not the fields asked for")
-    return list(single.items())
+def read_ideas(value: Any, settings: Instructions) -> list[tuple[str, str, str | None]]:
+    """Return name, description and fault of each task. Raises UnusableAnswerError where none is without fault."""
+    refuse_misfit(value, ideas_schema(settings))
+    ideas = {_named(task["name"]): sentence(task["description"]) for task in value["tasks"]}
+    faults = ["about two texts" if TWO_TEXTS.search(f"{name} {idea}") else None for name, idea in ideas.items()]
+    if all(faults):
+        raise UnusableAnswerError("about two texts")
+    return [(name, idea, fault) for (name, idea), fault in zip(ideas.items(), faults, strict=True)]
 
 
-def read_analyses(value: Any, domains: Collection[str]) -> list[str]:
+def read_analyses(value: Any, settings: Instructions, domains: Collection[str]) -> list[str]:
     """Return the analysis prompts. Raises UnusableAnswerError where one is unusable."""
-    try:
-        prompts = list(dict.fromkeys(sentence(prompt) for prompt in value["prompts"]))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UnusableAnswerError("not the fields asked for") from error
-    if not prompts:
-        raise UnusableAnswerError("not the fields asked for")
+    refuse_misfit(value, analysis_schema(settings))
+    prompts = list(dict.fromkeys(sentence(prompt) for prompt in value["prompts"]))
     for prompt in prompts:
         refuse_wording(prompt, domains)
     return prompts
 
 
-def read_definition(task_type: str, value: Any, domains: Collection[str]) -> tuple[str, Task, list[Demo]]:
+def read_definition(
+    task_type: str, value: Any, settings: Instructions, domains: Collection[str]
+) -> tuple[str, Task, list[Demo]]:
     """Return instruction, task and those of its examples that fit it.
 
     Raises UnusableAnswerError where the definition is incomplete, is about two texts, names a domain, or where more
     than half of its own examples break it or repeat another.
     """
-    try:
-        wording = sentence(value["instruction"])
-        refuse_wording(wording, domains)
-        task = _task(task_type, value)
-        examples = [(str(item["text"]), _output(task, item["output"])) for item in value["examples"]]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, UnusableAnswerError):
-            raise
-        raise UnusableAnswerError("not the fields asked for") from error
-    fitting = {text: render(output) for text, output in examples if text.strip() and not task.fault(output, text)}
+    refuse_misfit(value, definition_schema(task_type, settings))
+    wording = sentence(value["instruction"])
+    refuse_wording(wording, domains)
+    task = _task(task_type, value)
+    examples = [(" ".join(item["text"].split()), _output(task, item["output"])) for item in value["examples"]]
+    fitting = {text: render(output) for text, output in examples if text.isprintable() and not task.fault(output, text)}
     if len(fitting) < FITTING_EXAMPLES * max(len(examples), 1):
         repeated = len({text for text, _ in examples}) < len(examples)
         raise UnusableAnswerError("its own examples " + ("repeat" if repeated else "break the definition"))
     demos = [{"text": text, "output": output} for text, output in fitting.items()]
     return f"{wording} {task.output_format}", task, demos
+
+
+def refuse_misfit(value: Any, schema: dict[str, Any]) -> None:
+    """Raise UnusableAnswerError where a value does not fit its schema: decoding need not have been constrained."""
+    import jsonschema
+
+    if not jsonschema.Draft202012Validator(schema).is_valid(value):
+        raise UnusableAnswerError("does not fit the schema")
 
 
 def refuse_wording(wording: str, domains: Collection[str]) -> None:
@@ -148,10 +149,10 @@ def refuse_wording(wording: str, domains: Collection[str]) -> None:
 
 
 def domain_words(domains: Collection[str]) -> set[str]:
-    """Return what a domain is called by: its name, and the last word of it ("film review", "review")."""
-    names = {domain.strip().lower() for domain in domains} - {"", "general"}
-    heads = {name.rpartition(" ")[2] for name in names}
-    return {word.removesuffix("s") for word in names | heads if len(word) > 2}
+    """Return what a domain is called by: its name, and its last word where that is a kind of text ("film review")."""
+    names = {domain.strip().lower() for domain in domains} - {"", "general", "text", "texts"}
+    heads = {name.rpartition(" ")[2].removesuffix("s") for name in names} & KINDS_OF_TEXT
+    return {name.removesuffix("s") if name.removesuffix("s") in KINDS_OF_TEXT else name for name in names} | heads
 
 
 def sentence(text: str) -> str:
@@ -180,13 +181,8 @@ def _task(task_type: str, value: dict[str, Any]) -> Task:
             raise UnusableAnswerError("label set of one")
         return Task(task_type, labels=tuple(labels))
     if task_type == "scoring":
-        lowest, highest = value["lowest"], value["highest"]
-        if not (type(lowest) is type(highest) is int and lowest < highest <= lowest + HIGHEST):
-            raise UnusableAnswerError("no scale")
-        return Task(task_type, scale=(lowest, highest))
+        return Task(task_type, scale=(value["lowest"], value["highest"]))
     if task_type == "extraction":
-        if not isinstance(value["verbatim"], bool):
-            raise UnusableAnswerError("not the fields asked for")
         return Task(task_type, verbatim=value["verbatim"])
     fields = {}
     for item in value["fields"]:

@@ -1,6 +1,7 @@
 """Demonstrations of a task: new texts in the style of real ones, with their outputs (method, step 3, stage 3)."""
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,16 +17,19 @@ from stillhouse.tasks import render
 DEMOS_PER_CALL = 2
 STYLES = 2  # real texts that a call shows
 MAX_TOKENS = 320
-MAX_TEXT = 240
-TEXT = {"type": "string", "minLength": 15, "maxLength": MAX_TEXT}
+SHORTEST_TEXT, MAX_TEXT = 10, 240
+TEXT = {"type": "string", "minLength": SHORTEST_TEXT, "maxLength": MAX_TEXT}
 
 Ask = tuple[int, int]  # number of the task, number of the call
 
 
 def add_demonstrations(
     drafts: Sequence[Draft], texts: Sequence[str], settings: Instructions, asker: Asker, engine: Engine
-) -> None:
-    """Give each task its demonstrations; those that break the task, or copy a real text, are left out."""
+) -> dict[str, int]:
+    """Give each task its demonstrations; those that break the task, or copy a real text, are left out.
+
+    Returns how many calls gave no usable one, by reason.
+    """
     styles = {
         (number, call): random.Random(f"{asker.seed} {draft.instruction_id} {call}").sample(
             list(texts), min(STYLES, len(texts))
@@ -38,11 +42,13 @@ def add_demonstrations(
     def check(key: Ask, value: Any) -> list[Demo]:
         return _usable(drafts[key[0]], value, styles[key])
 
-    for (number, _), outcome in ask_checked(questions, check, "instructions", asker, engine, "demonstrations").items():
+    outcomes = ask_checked(questions, check, "instructions", asker, engine, "demonstrations")
+    for (number, _), outcome in outcomes.items():
         draft = drafts[number]
         draft.calls += outcome.calls
         seen = {demo["text"] for demo in draft.demos}
         draft.demos += [demo for demo in outcome.value or [] if demo["text"] not in seen]
+    return Counter(f"no demonstration: {outcome.reason}" for outcome in outcomes.values() if outcome.reason)
 
 
 def _question(draft: Draft, styles: list[str], settings: Instructions) -> Question:
@@ -62,7 +68,9 @@ def _usable(draft: Draft, value: Any, styles: list[str]) -> list[Demo]:
     reason = "not the fields asked for"
     for text, output in pairs:
         fault = draft.task.fault(output, text)
-        if "reference text" in text.lower():
+        if len(text) < SHORTEST_TEXT or not text.isprintable():
+            fault = "no text"
+        elif "reference text" in text.lower():
             fault = "about a reference text"
         elif len(text) >= MAX_TEXT:
             fault = "cut off at the length limit"

@@ -13,6 +13,7 @@ from stillhouse.schemas import INSTRUCTIONS, table_of
 from stillhouse.tasks import Task, record_fields, unrender
 
 LEFT_OUT = "left out by a person"
+WIDEST_SCALE = 100
 HEAD = """\
 # Instructions of a run. Edit, add or delete entries, then: stillhouse instructions import RUN FILE
 # An entry without `id` is new. `instruction` is the wording without its output format, which is made of the rest:
@@ -51,10 +52,15 @@ class Entry(BaseModel):
     def _is_whole(self) -> "Entry":
         if not any(character.isalpha() for character in self.instruction):
             raise ValueError("the instruction has no words")
-        if self.type == "classification" and (len(set(self.labels)) == 1 or "" in self.labels):
+        distinct = {" ".join(label.split()).casefold() for label in self.labels} - {""}
+        if len(distinct) < len(self.labels) or len(distinct) == 1:
             raise ValueError("`labels` needs at least two different labels, or none where the label is free")
-        if self.type == "scoring" and not (len(self.scale) == 2 and self.scale[0] < self.scale[1]):
-            raise ValueError("`scale` needs the lowest and the highest number, for example [1, 5]")
+        if self.type == "scoring" and not (len(self.scale) == 2 and 0 < self.scale[1] - self.scale[0] <= WIDEST_SCALE):
+            raise ValueError("`scale` needs the lowest and the highest number, at most 100 apart, for example [1, 5]")
+        mine = {"classification": "labels", "scoring": "scale", "extraction": "verbatim", "structured": "fields"}
+        others = [name for kind, name in mine.items() if kind != self.type and getattr(self, name)]
+        if others:
+            raise ValueError(f"`{others[0]}` does not go with type {self.type}")
         task = self.task()
         for demo in self.examples + self.demos:
             fault = _demo_fault(task, demo)
@@ -77,6 +83,21 @@ def export_instructions(instructions: pl.DataFrame, perspectives: pl.DataFrame) 
     return HEAD + yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=110)
 
 
+def kept_edits(entries: list[Entry], instructions: pl.DataFrame) -> str:
+    """Return an edited file as it is kept in the run: with the ids of all instructions that the person had seen."""
+    content = {
+        "seen": sorted(instructions["instruction_id"]),
+        "instructions": [entry.model_dump(exclude_defaults=True) for entry in entries],
+    }
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def read_kept_edits(path: Path) -> tuple[list[Entry], set[str]]:
+    """Return what `kept_edits` wrote: the entries, and the ids of what the person had seen."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return [Entry.model_validate(entry) for entry in content["instructions"]], set(content["seen"])
+
+
 def read_entries(path: Path) -> list[Entry]:
     """Read an edited file. Raises InputError that names file, entry and remedy for each fault."""
     try:
@@ -97,31 +118,41 @@ def read_entries(path: Path) -> list[Entry]:
     return entries
 
 
-def apply_entries(entries: list[Entry], instructions: pl.DataFrame, perspectives: pl.DataFrame) -> pl.DataFrame:
+def apply_entries(
+    entries: list[Entry],
+    instructions: pl.DataFrame,
+    perspectives: pl.DataFrame,
+    seen: set[str] | None = None,
+    earlier: pl.DataFrame | None = None,
+) -> pl.DataFrame:
     """Return the `instructions` table as a person edited it.
 
-    Entries that say what the teacher wrote keep their row, changed and new ones get a new id, and what is not in the
-    file stays in the table as left out. Raises InputError where an entry's perspective is not one of the run's, or
-    two entries are the same.
+    Entries that say what the teacher wrote keep their row; one that says more, or something else, is marked as edited,
+    and has a new id where its wording is new. What is not among the entries stays in the table as left out, unless
+    `seen` is given and does not hold its id: what a person has not seen is kept. `earlier` is a table with the lineage
+    of earlier edits. Raises InputError where an entry's perspective is not one of the run's, or two are the same.
     """
     ids = {row["head"]: row["perspective_id"] for row in perspectives.iter_rows(named=True)}
     unknown = sorted({entry.perspective for entry in entries} - ids.keys())
     if unknown:
         raise InputError(
             f"instructions: no perspective is called {', '.join(unknown)}; known: {', '.join(ids)}. Mend the file; "
-            "where the run's perspectives have changed since, import a new one, or delete the run's instructions.yaml"
+            "where the perspectives have changed since, import a new one, or delete the run's edited_instructions.yaml"
         )
     known = {row["instruction_id"]: row for row in instructions.iter_rows(named=True)}
+    before = {row["instruction_id"]: row for row in earlier.iter_rows(named=True)} if earlier is not None else {}
+    before.update(known)
     rows: dict[str, dict[str, Any]] = {}
     for entry in entries:
-        row = _row(entry, ids[entry.perspective], known.get(entry.id or ""))
+        row = _row(entry, ids[entry.perspective], before.get(entry.id or ""))
         if row["instruction_id"] in rows:
             raise InputError(f"instructions: `{entry.name}` of {entry.perspective} is in the file twice")
         rows[row["instruction_id"]] = row
-    left_out = [
-        {**row, "kept": False, "reason": row["reason"] or LEFT_OUT} for key, row in known.items() if key not in rows
-    ]
-    return table_of([*rows.values(), *left_out], INSTRUCTIONS, "instructions")
+    others = [row for key, row in known.items() if key not in rows]
+    for row in others:
+        if row["kept"] and (seen is None or row["instruction_id"] in seen):
+            row["kept"], row["reason"] = False, LEFT_OUT
+    return table_of([*rows.values(), *others], INSTRUCTIONS, "instructions")
 
 
 def _entry(row: dict[str, Any], head: str) -> dict[str, Any]:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 sys.excepthook = sys.__excepthook__  # distilabel installs one that prints all local variables, keys included
+RESUME = "All answers so far are kept; run the same command again to resume"
 POLL_SECONDS = 0.25
 FULL_DISK_BYTES = 1_000_000
 
@@ -72,21 +73,26 @@ class Engine:
     failed: int = 0
 
     def ask(
-        self, stage: str, calls: Sequence[Call], follow_up: FollowUp | None = None, label: str | None = None
+        self,
+        stage: str,
+        calls: Sequence[Call],
+        follow_up: FollowUp | None = None,
+        label: str | None = None,
+        optional: bool = False,
     ) -> dict[str, Answer]:
         """Return the answers of `calls` by call id, asking only for those that the journal does not hold.
 
         `follow_up` names the call that is made as soon as an answer is there, if any; its own answer is in the journal
         when it is asked for. `label` is what the progress is shown under. A call that failed is missing from the
-        result. Raises RunError where more of the stage's calls failed than `runtime.max_failed_share` allows, or where
-        the run was stopped before all were sent.
+        result; it does not count as failed where it is `optional`. Raises RunError where more of the stage's calls
+        failed than `runtime.max_failed_share` allows, or where the run was stopped before all were sent.
         """
         started = time.time()
         wanted = {call.call_id: call for call in calls}
         known = self._answers(wanted)
         missing = [call for call_id, call in wanted.items() if call_id not in known]
         missing.sort(key=lambda call: str(call.prompt))  # a shared beginning is computed once by most servers
-        self.asked += len(wanted)
+        self.asked += 0 if optional else len(wanted)
         self.progress.start(label or stage, total=len(wanted), done=len(known))
         if missing:
             _follow_up[:] = [follow_up] if follow_up else []
@@ -94,8 +100,12 @@ class Engine:
         answers = {**known, **self._answers(call.call_id for call in missing)}
         with Journal(self.journal_path) as journal:
             failures = journal.failures_since(started)
-        self._check_complete(stage, wanted, answers, {key: failures[key] for key in wanted if key in failures})
-        self.usage, self.failed = self.usage.plus(answers.values()), self.failed + len(wanted) - len(answers)
+        failures = {key: failures[key] for key in wanted if key in failures and key not in answers}
+        if not optional:
+            self._refuse_failures(stage, failures)
+            self.failed += len(failures)
+        self._refuse_unsent(stage, len(wanted), len(wanted) - len(answers) - len(failures))
+        self.usage = self.usage.plus(answers.values())
         return answers
 
     def _answers(self, wanted: Iterable[str]) -> dict[str, Answer]:
@@ -148,22 +158,20 @@ class Engine:
             finished.set()
             thread.join()
 
-    def _check_complete(
-        self, stage: str, wanted: dict[str, Call], answers: dict[str, Answer], failures: dict[str, str]
-    ) -> None:
-        resume = "All answers so far are kept; run the same command again to resume"
-        unsent = len(wanted) - len(answers) - len(failures.keys() - answers.keys())
-        failed = {key: cause for key, cause in failures.items() if key not in answers}
-        if self.failed + len(failed) > self.runtime.max_failed_share * self.asked:
+    def _refuse_failures(self, stage: str, failures: dict[str, str]) -> None:
+        count = self.failed + len(failures)
+        if count > self.runtime.max_failed_share * self.asked:
             raise RunError(
-                f"stage {stage}: {self.failed + len(failed)} of {self.asked} teacher calls failed, more than "
+                f"stage {stage}: {count} of {self.asked} teacher calls failed, more than "
                 f"runtime.max_failed_share ({self.runtime.max_failed_share:g}) allows. "
-                f"Last cause: {list(failed.values())[-1]}. {resume}"
+                f"Last cause: {list(failures.values())[-1]}. {RESUME}"
             )
+
+    def _refuse_unsent(self, stage: str, wanted: int, unsent: int) -> None:
         if unsent:
             free = shutil.disk_usage(self.journal_path.parent).free
             full = f"The disk of {self.journal_path.parent} is full. " if free < FULL_DISK_BYTES else ""
-            raise RunError(f"stage {stage}: stopped with {unsent} of {len(wanted)} calls not sent. {full}{resume}")
+            raise RunError(f"stage {stage}: stopped with {unsent} of {wanted} calls not sent. {full}{RESUME}")
 
 
 class StoppablePipeline(Pipeline):  # type: ignore[misc]

@@ -26,7 +26,6 @@ from pipelines.demonstrations import add_demonstrations
 from pipelines.engine import Engine
 from pipelines.prompting import Asker, Template, load_template
 from stillhouse.encoder import Encoder
-from stillhouse.errors import RunError
 from stillhouse.near_duplicates import find_near_duplicates
 from stillhouse.progress import Counts
 from stillhouse.recipe import Instructions
@@ -49,7 +48,7 @@ def write_instructions(
     """Let the teacher write the instructions of every perspective.
 
     Returns the `instructions` table, in which a dropped instruction has its reason, and the counts written, dropped
-    by reason and kept. Raises RunError where none is kept.
+    by reason and kept, of demonstrations and of calls for demonstrations without a usable one, by reason.
     """
     rows = perspectives.to_dicts()
     domains = texts["domain"].unique().sort().to_list()
@@ -60,13 +59,11 @@ def write_instructions(
     _drop_repeated(drafts, settings.similarity, encoder)
     kept = [draft for draft in drafts if not draft.reason]
     dropped = Counter(f"dropped: {draft.reason}" for draft in drafts if draft.reason)
-    if not kept:
-        raise RunError(f"instructions: none is usable ({dict(dropped)}); use a stronger teacher")
     tasks = [draft for draft in kept if draft.task.task_type != "analysis"]
-    add_demonstrations(tasks, texts["text"].to_list(), settings, asker, engine)
+    unusable = add_demonstrations(tasks, texts["text"].to_list(), settings, asker, engine)
     table = table_of([_row(draft, asker) for draft in drafts], INSTRUCTIONS, "instructions")
     demos = sum(len(draft.demos) for draft in kept)
-    return table, {"written": len(drafts), **dropped, "kept": len(kept), "demonstrations": demos}
+    return table, {"written": len(drafts), **dropped, "kept": len(kept), "demonstrations": demos, **unusable}
 
 
 def _analyses(
@@ -84,7 +81,7 @@ def _analyses(
         for number, row in enumerate(rows)
     }
     outcomes = ask_checked(
-        questions, lambda _, value: read_analyses(value, domains), "instructions", asker, engine, "prompts"
+        questions, lambda _, value: read_analyses(value, settings, domains), "instructions", asker, engine, "prompts"
     )
     drafts = []
     for number, outcome in outcomes.items():
@@ -116,13 +113,15 @@ def _ideas(rows: list[dict[str, Any]], settings: Instructions, asker: Asker, eng
         for number, row in enumerate(rows)
         for task_type in settings.task_types
     }
-    outcomes = ask_checked(questions, lambda _, value: read_ideas(value), "instructions", asker, engine, "task ideas")
+    outcomes = ask_checked(
+        questions, lambda _, value: read_ideas(value, settings), "instructions", asker, engine, "task ideas"
+    )
     drafts = []
     for (number, task_type), outcome in outcomes.items():
-        nameless: list[tuple[str, str | None]] = [(f"{rows[number]['head']} {task_type}", None)]
+        found: list[tuple[str, str | None, str | None]] = [*(outcome.value or [])]
         drafts += [
-            Draft(rows[number], name, description, Task(task_type), list(outcome.calls), reason=outcome.reason)
-            for name, description in outcome.value or nameless
+            Draft(rows[number], name, description, Task(task_type), list(outcome.calls), reason=fault)
+            for name, description, fault in found or [(f"{rows[number]['head']} {task_type}", None, outcome.reason)]
         ]
     return drafts
 
@@ -144,7 +143,7 @@ def _define(
     }
 
     def check(number: int, value: Any) -> tuple[str, Task, list[Demo]]:
-        return read_definition(drafts[number].task.task_type, value, domains)
+        return read_definition(drafts[number].task.task_type, value, settings, domains)
 
     for number, outcome in ask_checked(questions, check, "instructions", asker, engine, "definitions").items():
         draft = drafts[number]
@@ -157,9 +156,10 @@ def _define(
 def _drop_repeated(drafts: list[Draft], similarity: float, encoder: Encoder) -> None:
     """Drop instructions that a kept one of the same type before them says already, by cosine of their embeddings."""
     for task_type in dict.fromkeys(draft.task.task_type for draft in drafts):
-        same = [
-            draft for draft in drafts if draft.task.task_type == task_type and draft.instruction and not draft.reason
-        ]
+        mine = [draft for draft in drafts if draft.task.task_type == task_type and not draft.reason]
+        same = list({draft.instruction_id: draft for draft in reversed(mine)}.values())[::-1]
+        for draft in mine:
+            draft.reason = None if any(draft is one for one in same) else "repeated instruction"
         if not same:
             continue
         vectors = encoder.encode([str(draft.instruction).removesuffix(draft.task.output_format) for draft in same])

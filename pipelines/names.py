@@ -19,7 +19,9 @@ def normalise_name(name: str) -> list[str]:
     plain = plain.translate(_STRAIGHT)
     plain = "".join(" " if character.isspace() else character for character in plain)
     plain = "".join(character for character in plain if unicodedata.category(character)[0] != "C")
-    head = re.sub(r"\([^()]*\)", " ", plain.split(":", 1)[0]).replace("_", " ")
+    head = plain.split(":", 1)[0].replace("_", " ")
+    while (shorter := re.sub(r"\([^()]*\)", " ", head)) != head:
+        head = shorter
     return list(dict.fromkeys(part for part in map(_trim, head.split("/")) if part))
 
 

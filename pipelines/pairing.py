@@ -21,11 +21,12 @@ def pair_evenly(
 ) -> list[tuple[str, str]]:
     """Return up to `samples` distinct pairs (text_id, instruction_id), spread evenly; `texts` holds (id, domain).
 
-    Each pair goes where the fewest are, decided in this order: the perspective with the fewest pairs, in it the task
-    type, in both the domain, then the instruction, then the text of that domain with the fewest uses that the
-    instruction has not met. Equal numbers are decided by the fewest pairs in all, then by an order drawn from
-    `seed`. So, until one has no pair left to give, any two perspectives differ by at most one pair, as do any two
-    task types of a perspective, and any two domains of a perspective and type.
+    Each pair goes where the fewest are, decided in this order: the perspective with the fewest pairs; of its task types
+    the one with the fewest pairs in all, then in the perspective; the domain with the fewest pairs in both, then in
+    all; the instruction likewise; then the text of that domain with the fewest uses that the instruction has not met.
+    What is still equal is decided by an order drawn from `seed`. So, until one has no pair left to give, any two
+    perspectives differ by at most one pair, as do any two domains of a perspective and type, and perspectives with a
+    choice of types make up for those without.
     """
     shuffled = random.Random(seed)
     cells, pool = sorted(instructions, key=lambda cell: cell.instruction_id), sorted(texts)
@@ -57,7 +58,9 @@ class _Plan:
     def next_pair(self) -> tuple[str, str]:
         """Take the pair that is due."""
         perspective = self._fewest((), self.open)
-        task_type = self._fewest((perspective,), self.open[perspective])
+        task_type = min(
+            self.open[perspective], key=lambda name: (self.count["all", "1", name], self.count[perspective, name])
+        )
         domains = self.open[perspective][task_type]
         domain = self._fewest((perspective, task_type), domains)
         instruction = self._fewest((perspective, task_type, domain), domains[domain])

@@ -33,7 +33,7 @@ def find_perspectives(
     `previous`, the table of an earlier run, has the same perspective: then the id stays. Raises RunError where no
     name is frequent enough.
     """
-    names = count_names(attributes)
+    names = count_names(attributes.drop_nulls("name"))
     frequent = names.filter(pl.col("count") > min_share * texts)
     if frequent.is_empty():
         raise RunError(

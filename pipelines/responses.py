@@ -16,9 +16,9 @@ from pipelines.validation import wording_fault
 from stillhouse.progress import Counts
 from stillhouse.recipe import Responses
 from stillhouse.schemas import RESPONSES, table_of
-from stillhouse.tasks import Task, render, unrender
+from stillhouse.tasks import Task, longest_answer, render, unrender
 
-MAX_TOKENS = 160
+FRAME_TOKENS, CHARACTERS_PER_TOKEN = 40, 2.5  # of JSON around an answer; few, so that no valid answer is cut
 
 Pair = tuple[str, str]  # text_id, instruction_id
 Shot = dict[str, Any]
@@ -62,8 +62,11 @@ def checked_output(task: Task, value: Any, text: str, instruction: str, shots: l
     shown = [("the instruction", instruction)]
     if task.task_type == "analysis":  # a record or a list may well hold the words of the text
         shown.append(("the text", text))
+        shown += [("the prompt", load_template("responses").instruction)]
+        shown += [("a demonstration", shot["text"]) for shot in shots]
     shown += [("a demonstration", string) for shot in shots for string in _strings(shot["answer"]["answer"])]
-    fault = task.fault(answer, text) or wording_fault(task.free_strings(answer), settings.language, shown)
+    whole = task.task_type in ("analysis", "classification")
+    fault = task.fault(answer, text) or wording_fault(task.free_strings(answer), whole, settings.language, shown)
     if fault:
         raise UnusableAnswerError(fault)
     return render(answer)
@@ -90,7 +93,8 @@ def _shots(row: dict[str, Any], task: Task, pair: Pair, demos: int, seed: int) -
 
 def _question(row: dict[str, Any], task: Task, text: str, shots: list[Shot], settings: Responses) -> Question:
     prompt = load_template("responses").fill(shots, task=row["instruction"], text=text)
-    return Question(prompt, object_schema(answer=task.value_schema), settings.temperature, MAX_TOKENS)
+    max_tokens = FRAME_TOKENS + round(longest_answer(task.value_schema) / CHARACTERS_PER_TOKEN)
+    return Question(prompt, object_schema(answer=task.value_schema), settings.temperature, max_tokens)
 
 
 def _strings(value: Any) -> list[str]:

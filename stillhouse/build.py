@@ -78,8 +78,11 @@ class Build:
 
     def check(self) -> None:
         """Find what is wrong before anything is spent. Raises InputError."""
+        from pipelines.validation import check_language
+
         for source in self.recipe.texts.sources:
             source_files(source)
+        check_language(self.recipe.responses.language)
         check_encoder(self.recipe.perspectives.encoder)
         check_encoder(self.recipe.curation.encoder)
         check_causal_lm(self.recipe.curation.student)
@@ -187,7 +190,9 @@ def _perspectives(build: Build) -> Counts:
     recipe = build.recipe
     encoder = load_encoder(recipe.perspectives.encoder, recipe.runtime.device)
     texts, min_share = len(build.table("texts")), recipe.attributes.min_share
-    before = build.table("perspectives") if build.folder.table_path("perspectives").exists() else None
+    earlier = build.folder.table_path("perspectives")
+    known = ["perspective_id", "members", "mentions"]
+    before = pl.read_parquet(earlier, columns=known, glob=False) if earlier.exists() else None
     table, counts = find_perspectives(
         build.table("attributes"), texts, min_share, recipe.perspectives, encoder, recipe.seed, before
     )
@@ -203,11 +208,15 @@ def _instructions(build: Build) -> Counts:
     encoder = load_encoder(recipe.perspectives.encoder, recipe.runtime.device)
     table, counts = write_instructions(perspectives, texts, recipe.instructions, build.asker, build.engine, encoder)
     if folder.edits_path.exists():
-        from pipelines.edits import apply_entries, read_entries
+        from pipelines.edits import apply_entries, read_kept_edits
 
-        table = apply_entries(read_entries(folder.edits_path), table, perspectives)
+        earlier = folder.read_table("instructions") if folder.table_path("instructions").exists() else None
+        entries, seen = read_kept_edits(folder.edits_path)
+        table = apply_entries(entries, table, perspectives, seen, earlier)
         counts = {**counts, "kept by a person": table.filter("kept").height}
     folder.write_table("instructions", table)
+    if not table["kept"].any():
+        raise RunError(f"instructions: none is usable ({dict(counts)}); use a stronger teacher")
     return counts
 
 

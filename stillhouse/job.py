@@ -129,16 +129,18 @@ def export_instructions(path: Path, to: Path) -> int:
 def import_instructions(path: Path, file: Path) -> dict[str, int]:
     """Put an edited file in the place of a run's instructions; return how many are kept, edited and left out.
 
-    The file is copied into the run folder. The stages from `instructions` on run again at the next `run`; answers of
+    A copy is kept in the run folder. The stages from `instructions` on run again at the next `run`; answers of
     the teacher that still fit are used again. Raises InputError, and changes nothing, where the file has a fault.
     """
-    from pipelines.edits import LEFT_OUT, apply_entries, read_entries
+    from pipelines.edits import LEFT_OUT, apply_entries, kept_edits, read_entries
 
     folder = opened(path)
     with folder.locked():
         entries = read_entries(file)
-        table = apply_entries(entries, folder.read_table("instructions"), folder.read_table("perspectives"))
-        write_atomically(folder.edits_path, file.read_bytes())
+        shown = folder.read_table("instructions")
+        table = apply_entries(entries, shown, folder.read_table("perspectives"))
+        write_atomically(folder.edits_path, kept_edits(entries, shown).encode())
+        folder.write_table("instructions", table)
         manifest = folder.manifest()
         names = [stage.name for stage in STAGES]
         for name in names[names.index("instructions") :]:

@@ -221,6 +221,12 @@ class Quota(Section):
     over: list[Dimension] = Field(min_length=1, max_length=3, description="For example [perspective, task_type].")
     minimum: int = Field(ge=1, description="Samples kept in each cell, as far as there are any.")
 
+    @model_validator(mode="after")
+    def _once_each(self) -> Self:
+        if len(set(self.over)) < len(self.over):
+            raise ValueError("`over` names a dimension twice")
+        return self
+
 
 class Curation(Section):
     """What is kept and why (method steps 5 and 6)."""

@@ -23,6 +23,7 @@ ATTRIBUTES = _schema(
     description=pl.String,
     value=pl.String,
     call_id=pl.String,
+    reason=pl.String,  # why a text has no attribute: then it has one row, without a name
 )
 PERSPECTIVES = _schema(
     perspective_id=pl.String,

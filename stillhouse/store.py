@@ -69,7 +69,7 @@ class RunFolder:
     @property
     def edits_path(self) -> Path:
         """File of the instructions as a person edited them; there only after an import."""
-        return self.path / "instructions.yaml"
+        return self.path / "edited_instructions.yaml"
 
     @property
     def dataset_path(self) -> Path:

@@ -1,6 +1,7 @@
 """Instructions as typed data: what a valid answer is, as a sentence, as a JSON Schema and as a check by program."""
 
 import json
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -147,6 +148,17 @@ def strings_of(value: Any, schema: dict[str, Any]) -> Iterator[tuple[str, dict[s
             yield from strings_of(item, schema["properties"][name])
 
 
+def longest_answer(schema: dict[str, Any]) -> int:
+    """Return how many characters the longest value of a schema may have, written as JSON."""
+    if "enum" in schema:
+        return max(len(json.dumps(value, ensure_ascii=False)) for value in schema["enum"])
+    if schema["type"] == "array":
+        return int(schema["maxItems"]) * longest_answer(schema["items"])
+    if schema["type"] == "object":
+        return sum(len(name) + longest_answer(part) for name, part in schema["properties"].items())
+    return int(schema["maxLength"])
+
+
 def render(value: Any) -> str:
     """Return an answer's value as it is shown and trained on: plain for text and numbers, else JSON."""
     if isinstance(value, str):
@@ -165,7 +177,7 @@ def unrender(task: Task, output: str) -> Any:
 def _string_fault(string: str, schema: dict[str, Any], text: str) -> str | None:
     if "enum" in schema:
         return None
-    if any(character < " " and character not in "\n\t" for character in string):
+    if any(unicodedata.category(character) == "Cc" and character not in "\n\t" for character in string):
         return "control characters"
     if len(string) >= int(schema.get("maxLength", len(string) + 1)):
         return "cut off at the length limit"  # constrained decoding closes a string there, in the middle of a word

@@ -208,6 +208,17 @@ def test_quotas_fill_short_cells_from_what_was_closest_and_take_nothing_away(str
         assert cell.filter("kept")["turn"].max() < cell.filter(~pl.col("kept"))["turn"].min()  # type: ignore[operator]
 
 
+def test_a_quota_takes_the_hardest_where_only_the_hardest_have_a_chance() -> None:
+    settings = Curation(rate=0.1, strategy="hard", quotas=[Quota(over=["domain"], minimum=20)])
+    table, _ = decide(pool(100), settings, seed=1)
+    tables = pool(100)
+    rows = table.join(tables["scores"], on="sample_id").join(tables["responses"], on="sample_id")
+    for texts in (["t0", "t1"], ["t2"]):
+        mine = rows.filter(pl.col("text_id").is_in(texts), pl.col("stage") == "selection").sort("difficulty")
+        assert mine.tail(20)["kept"].all()
+        assert mine.filter("kept").height == 20
+
+
 def test_a_quota_that_is_met_adds_nothing() -> None:
     plain, _ = decide(pool(400), Curation(rate=0.5), seed=1)
     table, counts = decide(pool(400), Curation(rate=0.5, quotas=[Quota(over=["task_type"], minimum=5)]), seed=1)

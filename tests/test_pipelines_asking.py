@@ -18,7 +18,8 @@ class _ScriptedEngine:
         self.script = script
         self.asked: list[Call] = []
 
-    def ask(self, stage: str, calls: Sequence[Call], follow_up: Any, label: str) -> dict[str, Answer]:
+    def ask(self, stage: str, calls: Sequence[Call], follow_up: Any, label: str, optional: bool) -> dict[str, Answer]:
+        assert optional == (label != "stage"), "a correction may fail"
         self.asked += calls
         texts = {call.call_id: self.script(str(call.prompt)) for call in calls}
         return {key: Answer(text, "stop", 1, 1, 0.1) for key, text in texts.items() if text is not None}

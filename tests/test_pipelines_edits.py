@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pipelines.definitions import instruction_id
-from pipelines.edits import LEFT_OUT, apply_entries, export_instructions, read_entries
+from pipelines.edits import LEFT_OUT, apply_entries, export_instructions, kept_edits, read_entries, read_kept_edits
 from stillhouse.errors import InputError
 from stillhouse.store import RunFolder
 from tests.conftest import endpoint_teacher, stillhouse, write_recipe
@@ -68,12 +68,21 @@ def test_edits_make_new_instructions_and_deleted_ones_stay_with_a_reason(answere
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"labels": ["a", " A", "b"]}, "`labels` needs at least two different"),
+        ({"scale": [1, 5]}, "`scale` does not go with type classification"),
+        ({"type": "scoring", "labels": [], "scale": [0, 10**9], "examples": []}, "at most 100 apart"),
         ({"labels": ["one"]}, r"entry 1 \(season\): `labels` needs at least two"),
         ({"colour": 1}, r"entry 1 \(season\): colour: Extra inputs are not permitted"),
         ({"type": "poem"}, r"type: Input should be 'analysis'"),
-        ({"type": "scoring", "scale": [5, 1], "examples": []}, "`scale` needs the lowest and the highest"),
-        ({"type": "structured", "fields": {"a": "date", "b": "text"}, "examples": []}, "field of unknown kind"),
-        ({"type": "structured", "fields": {"a": "text"}, "examples": []}, "record of one field"),
+        (
+            {"type": "scoring", "labels": [], "scale": [5, 1], "examples": []},
+            "`scale` needs the lowest and the highest",
+        ),
+        (
+            {"type": "structured", "labels": [], "fields": {"a": "date", "b": "text"}, "examples": []},
+            "field of unknown kind",
+        ),
+        ({"type": "structured", "labels": [], "fields": {"a": "text"}, "examples": []}, "record of one field"),
         ({"examples": [{"text": "Snow.", "output": "autumn"}]}, "'autumn' does not fit the task: label not in the set"),
         ({"instruction": " ?! "}, "the instruction has no words"),
         ({"perspective": "nonsense"}, "no perspective is called nonsense; known: "),
@@ -89,6 +98,22 @@ def test_an_entry_twice_is_refused(answered_run: Path, tmp_path: Path) -> None:
     head = RunFolder(answered_run).read_table("perspectives")["head"][0]
     with pytest.raises(InputError, match=r"`season` of .* is in the file twice"):
         applied(answered_run, [{**NEW, "perspective": head}] * 2, tmp_path / "i.yaml")
+
+
+def test_what_a_person_has_not_seen_is_kept(answered_run: Path, tmp_path: Path) -> None:
+    tables = RunFolder(answered_run)
+    instructions, perspectives = tables.read_table("instructions"), tables.read_table("perspectives")
+    ids = instructions.filter("kept")["instruction_id"].to_list()
+    entries = [entry for entry in exported(answered_run, tmp_path / "i.yaml") if entry["id"] not in ids[:2]]
+    (tmp_path / "i.yaml").write_text(yaml.safe_dump(entries), "utf-8")
+    shown = instructions.filter(pl.col("instruction_id") != ids[0])
+    (tmp_path / "kept.yaml").write_text(kept_edits(read_entries(tmp_path / "i.yaml"), shown), "utf-8")
+    again, seen = read_kept_edits(tmp_path / "kept.yaml")
+    after = apply_entries(again, instructions, perspectives, seen)
+    rows = {row["instruction_id"]: row for row in after.to_dicts()}
+    assert rows[ids[0]]["kept"], "new since the import"
+    assert rows[ids[1]]["reason"] == LEFT_OUT
+    assert all(rows[key]["kept"] and not rows[key]["lineage"]["edited"] for key in ids[2:])
 
 
 @pytest.mark.parametrize("content", ["", "[]", "a: b", "- !!python/object/apply:os.system [id]", "- [", "\xff"])
@@ -131,3 +156,16 @@ def test_a_run_goes_on_from_the_edited_instructions(
     assert sum(teacher_server.requests.values()) < len(answers)
     assert before & set(answers)
     assert stillhouse("run", recipe, "--out", run, "--until", "responses").stdout.count("done before") == 5
+
+    # Exported and imported once more, as it is: an edited instruction keeps its lineage and nothing is lost.
+    more = tmp_path / "more.yaml"
+    assert stillhouse("instructions", "export", run, "--to", more).returncode == 0
+    assert stillhouse("instructions", "import", run, more).returncode == 0
+    assert stillhouse("run", recipe, "--out", run, "--until", "instructions").returncode == 0
+    assert (
+        RunFolder(run)
+        .read_table("instructions")
+        .filter("kept")
+        .sort("instruction_id")
+        .equals(instructions.filter("kept").sort("instruction_id"))
+    )

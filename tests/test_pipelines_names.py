@@ -39,6 +39,7 @@ def test_normalise_name(name: str, names: list[str]) -> None:
 @given(st.text())
 @example("İ/use of use of x")
 @example("(use of) -use of y")
+@example("x ((b)) y")
 @example("ǅ ﷺ")
 def test_a_normalised_name_is_clean_and_stays_as_it_is(name: str) -> None:
     for part in normalise_name(name):

@@ -44,10 +44,8 @@ def test_pairs_are_even_while_all_have_some_to_give(
     perspectives = Counter(by_id[instruction].perspective_id for _, instruction in pairs)
     assert spread(perspectives, {cell.perspective_id for cell in cells}) <= 1
     for perspective in perspectives:
-        types = {cell.task_type for cell in cells if cell.perspective_id == perspective}
         mine = [(text, by_id[key]) for text, key in pairs if by_id[key].perspective_id == perspective]
-        assert spread(Counter(cell.task_type for _, cell in mine), types) <= 1
-        for task_type in types:
+        for task_type in {cell.task_type for _, cell in mine}:
             domains = Counter(domain_of[text] for text, cell in mine if cell.task_type == task_type)
             assert spread(domains, set(domain_of.values())) <= 1
 
@@ -59,6 +57,16 @@ def test_domains_and_texts_are_even_overall() -> None:
     assert spread(Counter(dict(texts)[text] for text, _ in pairs), {"d0", "d1", "d2"}) <= 1
     assert spread(Counter(text for text, _ in pairs), {text for text, _ in texts}) <= 1
     assert spread(Counter(key[2] for _, key in pairs), set("abcd")) <= 1
+
+
+def test_perspectives_with_a_choice_of_types_make_up_for_those_without() -> None:
+    texts = [(f"t{number:03}", f"d{number % 2}") for number in range(100)]
+    cells = [Cell(f"p{p}{t}", f"p{p}", t) for p in range(5) for t in ("abcde" if p > 1 else "a")]
+    pairs = pair_evenly(texts, cells, 210, seed=1)
+    assert Counter(key[:2] for _, key in pairs) == {f"p{p}": 42 for p in range(5)}
+    types = Counter(key[2] for _, key in pairs)
+    assert types["a"] == 84, "two perspectives have nothing else"
+    assert spread(types, set("bcde")) <= 1
 
 
 def test_a_small_domain_gives_what_it_has_and_no_more() -> None:

@@ -39,7 +39,8 @@ def test_shots_of_definitions_are_good_definitions(task_type: str) -> None:
         examples = len(shot["answer"]["examples"])
         schema = definition_schema(task_type, SETTINGS.model_copy(update={"examples": examples}))
         jsonschema.validate(shot["answer"], schema)
-        _, _, fitting = read_definition(task_type, shot["answer"], ["film review", "post", "app"])
+        settings = SETTINGS.model_copy(update={"examples": examples})
+        _, _, fitting = read_definition(task_type, shot["answer"], settings, ["film review", "post", "app"])
         assert len(fitting) == examples
 
 

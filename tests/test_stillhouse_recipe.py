@@ -9,7 +9,7 @@ from stillhouse.recipe import load_recipe
 from tests.conftest import ROOT, write_recipe
 
 
-@pytest.mark.parametrize("name", ["demo", "sentiment"])
+@pytest.mark.parametrize("name", ["demo", "sentiment", "support"])
 def test_shipped_recipes_are_valid(name: str) -> None:
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml")
     assert recipe.name == name
@@ -31,6 +31,14 @@ def test_paths_start_at_the_recipe(tmp_path: Path) -> None:
     [
         ({"curation": {"rat": 0.1}}, r"curation\.rat: unknown key; did you mean `rate`\?"),
         ({"colour": 1}, r"colour: unknown key; known keys: name, seed, texts"),
+        ({"curation": {"quotas": [{"over": ["domain", "domain"], "minimum": 1}]}}, "`over` names a dimension twice"),
+        (
+            {"curation": {"quotas": [{"over": ["domain"], "least": 1}]}},
+            r"quotas\.0\.least: unknown key; known keys: over",
+        ),
+        ({"domain": {"kind": "attributes of tickets"}}, "at least one text with its attributes goes into `examples`"),
+        ({"perspectives": {"method": "kmeans"}}, "method `kmeans` needs `clusters`"),
+        ({"attributes": {"min_share": "rare"}}, r"attributes\.min_share"),
         ({"curation": {"rate": 0}}, r"curation\.rate: .*greater than 0 \(given: 0\)"),
         ({"curation": {"rate": 1.5}}, r"curation\.rate: .*less than or equal to 1 \(given: 1\.5\)"),
         ({"curation": {"rate": float("nan")}}, r"curation\.rate"),

@@ -105,8 +105,8 @@ async def send(client: "AsyncOpenAI", endpoint: Endpoint, call: Call) -> Answer:
 
 
 def _constraint(endpoint: Endpoint, call: Call) -> dict[str, Any]:
-    if call.schema is None:
-        return {}
+    if call.schema is None:  # a base model would go on with further questions of its own
+        return {"stop": ["\n"]} if call.api == "completion" else {}
     if endpoint.embedded:
         return {"json_schema": {**TIGHT_JSON, **call.schema}}
     body = {"response_format": _response_format(call.schema)}
