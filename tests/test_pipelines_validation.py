@@ -258,8 +258,8 @@ def test_a_good_definition_becomes_a_typed_task(task_type: str, wording: str, ou
         ("extraction", {"examples": [("a b c", ["d"]), ("d e f", ["a"])]}, "its own examples break the definition"),
         ("structured", {"fields": [FIELD, FIELD]}, "record of one field"),
         ("structured", {"examples": [("a b c", ["good", "d"]), ("d e f", ["sad", "d"])]}, "its own examples break"),
-        ("structured", {"fields": [FIELD, {**FIELD, "name": "b", "values": ["xx", "XX"]}]}, "label set of one"),
-        ("structured", {"fields": [FIELD, {**FIELD, "name": "b", "kind": "date"}]}, "does not fit the schema"),
+        ("structured", {"fields": [FIELD, {**FIELD, "name": "other", "values": ["xx", "XX"]}]}, "label set of one"),
+        ("structured", {"fields": [FIELD, {**FIELD, "name": "other", "kind": "date"}]}, "does not fit the schema"),
         ("structured", {"fields": [FIELD, {**FIELD, "name": " "}]}, "does not fit the schema"),
     ],
 )
