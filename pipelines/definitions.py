@@ -192,17 +192,17 @@ def _task(task_type: str, value: dict[str, Any]) -> Task:
 
 def record_task(fields: dict[str, list[str] | str]) -> Task:
     """Return a structured task. Raises UnusableAnswerError where a field is no choice and no kind, or too few are."""
-    if len(fields) < 2:
-        raise UnusableAnswerError("record of one field")
-    for name, kind in fields.items():
-        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+    clean = {" ".join(name.split()): kind for name, kind in fields.items()}
+    if len(clean) < max(len(fields), 2):
+        raise UnusableAnswerError("record of one field" if len(fields) < 2 else "field given twice")
+    for name, kind in clean.items():
+        if not name or not name.isprintable():
             raise UnusableAnswerError("field without a name")
-        if isinstance(kind, list) and len(kind) < 2:
+        if isinstance(kind, list) and len(set(kind) - {""}) < max(len(kind), 2):
             raise UnusableAnswerError("label set of one")
         if isinstance(kind, str) and kind not in FIELD_KINDS:
             raise UnusableAnswerError("field of unknown kind")
-    schema = record_schema({" ".join(name.split()): kind for name, kind in fields.items()})
-    return Task("structured", schema=json.dumps(schema), verbatim="quote" in fields.values())
+    return Task("structured", schema=json.dumps(record_schema(clean)), verbatim="quote" in clean.values())
 
 
 def _output(task: Task, output: Any) -> Any:

@@ -72,7 +72,8 @@ class Entry(BaseModel):
         """Return the typed task. Raises ValueError where the fields of a record are not usable."""
         if self.type == "structured":
             return record_task(dict(self.fields))
-        return Task(self.type, tuple(self.labels), tuple(self.scale), None, self.verbatim)
+        labels = tuple(" ".join(label.split()) for label in self.labels)
+        return Task(self.type, labels, tuple(self.scale), None, self.verbatim)
 
 
 def export_instructions(instructions: pl.DataFrame, perspectives: pl.DataFrame) -> str:
@@ -93,9 +94,15 @@ def kept_edits(entries: list[Entry], instructions: pl.DataFrame) -> str:
 
 
 def read_kept_edits(path: Path) -> tuple[list[Entry], set[str]]:
-    """Return what `kept_edits` wrote: the entries, and the ids of what the person had seen."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return [Entry.model_validate(entry) for entry in content["instructions"]], set(content["seen"])
+    """Return what `kept_edits` wrote: the entries, and the ids of what the person had seen.
+
+    Raises InputError where the file is not as it was written.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return [Entry.model_validate(entry) for entry in content["instructions"]], set(content["seen"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} is damaged ({error}); import the edited instructions again, or delete it") from error
 
 
 def read_entries(path: Path) -> list[Entry]:

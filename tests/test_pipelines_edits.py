@@ -68,6 +68,14 @@ def test_edits_make_new_instructions_and_deleted_ones_stay_with_a_reason(answere
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"type": "structured", "labels": [], "fields": {"a b": "text", "a  b": "text"}, "examples": []},
+            "field given twice",
+        ),
+        (
+            {"type": "structured", "labels": [], "fields": {"a": ["x", "x"], "b": "text"}, "examples": []},
+            "label set of one",
+        ),
         ({"labels": ["a", " A", "b"]}, "`labels` needs at least two different"),
         ({"scale": [1, 5]}, "`scale` does not go with type classification"),
         ({"type": "scoring", "labels": [], "scale": [0, 10**9], "examples": []}, "at most 100 apart"),
@@ -114,6 +122,13 @@ def test_what_a_person_has_not_seen_is_kept(answered_run: Path, tmp_path: Path) 
     assert rows[ids[0]]["kept"], "new since the import"
     assert rows[ids[1]]["reason"] == LEFT_OUT
     assert all(rows[key]["kept"] and not rows[key]["lineage"]["edited"] for key in ids[2:])
+
+
+@pytest.mark.parametrize("content", ["", "a: b", "seen: []\ninstructions: [{name: x}]", "- ["])
+def test_damaged_edits_are_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "edits.yaml").write_text(content)
+    with pytest.raises(InputError, match=r"edits\.yaml is damaged .* import the edited instructions again"):
+        read_kept_edits(tmp_path / "edits.yaml")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "a: b", "- !!python/object/apply:os.system [id]", "- [", "\xff"])
