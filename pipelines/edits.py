@@ -102,7 +102,8 @@ def read_kept_edits(path: Path) -> tuple[list[Entry], set[str]]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         return [Entry.model_validate(entry) for entry in content["instructions"]], set(content["seen"])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} is damaged ({error}); import the edited instructions again, or delete it") from error
+        cause = str(error).partition("\n")[0]
+        raise InputError(f"{path} is damaged ({cause}); import the edited instructions again, or delete it") from error
 
 
 def read_entries(path: Path) -> list[Entry]:
