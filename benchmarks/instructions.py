@@ -75,11 +75,8 @@ def main() -> None:
             return Engine(lambda: endpoint, Path(place) / f"{name}.sqlite", recipe.runtime, Display(console))
 
         asker = Asker(recipe.teacher.model_copy(update={"corrections": 0}), recipe.seed)
-        ours = [Task.from_row(row) for row in instructions.iter_rows(named=True)]
-        wordings = [
-            row["instruction"].removesuffix(task.output_format)
-            for row, task in zip(instructions.iter_rows(named=True), ours, strict=True)
-        ]
+        rows = instructions.iter_rows(named=True)
+        wordings = [Task.from_row(row).wording_of(row["instruction"]) for row in rows]
         written = self_instruct(asker, engine("self-instruct"), budget)
         sets = {"hand-written": HAND_WRITTEN, "Self-Instruct": written, "stillhouse": wordings}
         full = {**sets, "stillhouse": instructions["instruction"].to_list()}

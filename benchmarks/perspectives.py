@@ -84,6 +84,7 @@ def measure_side(side: str) -> None:
     from sklearn.cluster import AffinityPropagation
 
     from pipelines.clustering import name_nearness, propagate
+    from stillhouse.errors import RunError
     from stillhouse.recipe import Perspectives
 
     names, counts, _ = read_names()
@@ -103,7 +104,7 @@ def measure_side(side: str) -> None:
         settings = Perspectives(max_iterations=iterations)
         try:
             propagate(weighted, -20.0, settings, 0)
-        except Exception as error:  # noqa: BLE001 # so few iterations need not settle
+        except RunError as error:  # so few iterations need not settle
             print(error, file=sys.stderr)
     seconds = (time.perf_counter() - started) / iterations
     print(seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000)

@@ -125,7 +125,7 @@ def read_definition(
     task = _task(task_type, value)
     examples = [(" ".join(item["text"].split()), _output(task, item["output"])) for item in value["examples"]]
     fitting = {text: render(output) for text, output in examples if text.isprintable() and not task.fault(output, text)}
-    if len(fitting) < FITTING_EXAMPLES * max(len(examples), 1):
+    if len(fitting) < FITTING_EXAMPLES * len(examples):
         repeated = len({text for text, _ in examples}) < len(examples)
         raise UnusableAnswerError("its own examples " + ("repeat" if repeated else "break the definition"))
     demos = [{"text": text, "output": output} for text, output in fitting.items()]

@@ -176,9 +176,8 @@ def _entry(row: dict[str, Any], head: str) -> dict[str, Any]:
     elif task.task_type == "structured":
         typed = {"fields": record_fields(task.value_schema)}
     demos = {name: row[name] for name in ("examples", "demos") if row[name]}
-    wording = row["instruction"].removesuffix(task.output_format).strip()
     named = {"id": row["instruction_id"], "perspective": head, "type": task.task_type, "name": row["name"]}
-    return {**named, "instruction": wording, **typed, **demos}
+    return {**named, "instruction": task.wording_of(row["instruction"]), **typed, **demos}
 
 
 def _row(entry: Entry, perspective_id: str, old: dict[str, Any] | None) -> dict[str, Any]:

@@ -156,13 +156,14 @@ def _define(
 def _drop_repeated(drafts: list[Draft], similarity: float, encoder: Encoder) -> None:
     """Drop instructions that a kept one of the same type before them says already, by cosine of their embeddings."""
     for task_type in dict.fromkeys(draft.task.task_type for draft in drafts):
-        mine = [draft for draft in drafts if draft.task.task_type == task_type and not draft.reason]
-        same = list({draft.instruction_id: draft for draft in reversed(mine)}.values())[::-1]
-        for draft in mine:
-            draft.reason = None if any(draft is one for one in same) else "repeated instruction"
+        first: dict[str, Draft] = {}
+        for draft in (one for one in drafts if one.task.task_type == task_type and not one.reason):
+            if first.setdefault(draft.instruction_id, draft) is not draft:
+                draft.reason = "repeated instruction"
+        same = list(first.values())
         if not same:
             continue
-        vectors = encoder.encode([str(draft.instruction).removesuffix(draft.task.output_format) for draft in same])
+        vectors = encoder.encode([draft.task.wording_of(str(draft.instruction)) for draft in same])
         for number in np.flatnonzero(~find_near_duplicates(vectors, similarity).kept):
             same[number].reason = "near-duplicate instruction"
 

@@ -49,7 +49,9 @@ def answer_samples(
 
     outcomes = ask_checked(questions, check, "responses", asker, engine)
     table = table_of(
-        [_row(pair, contents[pair[0]], rows[pair[1]], outcomes[pair]) for pair in pairs], RESPONSES, "responses"
+        [_row(pair, contents[pair[0]], rows[pair[1]]["instruction"], tasks[pair[1]], outcomes[pair]) for pair in pairs],
+        RESPONSES,
+        "responses",
     )
     return table, _counts(table)
 
@@ -105,16 +107,15 @@ def _strings(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-def _row(pair: Pair, text: str, instruction: dict[str, Any], outcome: Outcome[str]) -> dict[str, object]:
+def _row(pair: Pair, text: str, instruction: str, task: Task, outcome: Outcome[str]) -> dict[str, object]:
     """Return a row; an invalid answer keeps its raw text as output."""
-    task = Task.from_row(instruction)
     spans = task.spans(unrender(task, outcome.value), text) if outcome.value is not None else []
     status = "failed" if outcome.reason == FAILED else "invalid" if outcome.reason else "valid"
     return {
         "sample_id": "s" + hashlib.sha256(" ".join(pair).encode()).hexdigest()[:15],
         "text_id": pair[0],
         "instruction_id": pair[1],
-        "prompt": student_prompt(instruction["instruction"], text),
+        "prompt": student_prompt(instruction, text),
         "output": outcome.value if outcome.value is not None else outcome.answer and _printable(outcome.answer.text),
         "spans": [{"start": start, "end": end} for start, end in spans],
         "status": status,

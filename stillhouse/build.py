@@ -364,8 +364,9 @@ def _inputs(stage: Stage, recipe: Recipe, data: dict[str, Any]) -> list[str | No
 
 
 def _edits(stage: Stage, folder: RunFolder | None) -> list[str | None]:
-    edited = stage.name == "instructions" and folder is not None and folder.edits_path.exists()
-    return [_file_digest(folder.edits_path)] if edited and folder else []
+    if stage.name != "instructions" or folder is None or not folder.edits_path.exists():
+        return []
+    return [_file_digest(folder.edits_path)]
 
 
 def versions() -> dict[str, str]:

@@ -85,6 +85,10 @@ class Task:
             )
         return ""
 
+    def wording_of(self, instruction: str) -> str:
+        """Return an instruction without the output format that ends it."""
+        return instruction.removesuffix(self.output_format).strip()
+
     @cached_property
     def _validator(self) -> Any:
         import jsonschema

@@ -1,5 +1,6 @@
 """Shared parts, each made once: real models, a real tiny run with the offline teacher, a counting endpoint."""
 
+import csv
 import json
 import shutil
 import subprocess
@@ -60,6 +61,15 @@ def outcome(read: Callable[[], Value]) -> tuple[Value | None, str]:
         return read(), ""
     except UnusableAnswerError as reason:
         return None, str(reason)
+
+
+def published_names() -> tuple[list[str], list[int], list[str]]:
+    """Return the published attribute names, their counts and the numbers of their clusters."""
+    with (ROOT / "tests" / "data" / "attribute_names.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    columns = ([row[key] for row in rows] for key in ("name", "count", "cluster_id"))
+    names, counts, clusters = columns
+    return names, [int(count) for count in counts], clusters
 
 
 def endpoint_teacher(server: TeacherServer) -> dict[str, str]:

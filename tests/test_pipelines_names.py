@@ -1,6 +1,5 @@
 """Attribute names: each rule by example, and that a normalised name is clean and final."""
 
-import csv
 import unicodedata
 
 import pytest
@@ -8,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.names import fold_names, normalise_name
-from tests.conftest import ROOT
+from tests.conftest import published_names
 
 
 @pytest.mark.parametrize(
@@ -75,10 +74,9 @@ def test_folding_keeps_to_the_known_names_and_is_final(counts: dict[str, int]) -
 
 
 def test_folding_agrees_with_the_clusters_that_people_have_published() -> None:
-    with (ROOT / "tests" / "data" / "attribute_names.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    cluster = {row["name"]: row["cluster_id"] for row in rows}
-    folded = fold_names({row["name"]: int(row["count"]) for row in rows})
+    names, counts, clusters = published_names()
+    cluster = dict(zip(names, clusters, strict=True))
+    folded = fold_names(dict(zip(names, counts, strict=True)))
     pairs = [(name, target) for name, target in folded.items() if name != target]
     together = [pair for pair in pairs if cluster[pair[0]] == cluster[pair[1]]]
     assert len(pairs) > 40

@@ -1,10 +1,8 @@
 """Perspectives: names that mean alike come together under their most frequent one, and keep their id over changes."""
 
-import csv
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pytest
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -14,7 +12,7 @@ from pipelines.perspectives import count_names, find_perspectives
 from stillhouse.encoder import Encoder
 from stillhouse.errors import RunError
 from stillhouse.recipe import Perspectives
-from tests.conftest import ROOT
+from tests.conftest import published_names
 
 GROUPS = (
     ("anger", "rage", "fury", "irritation"),
@@ -117,15 +115,9 @@ def test_a_new_perspective_takes_no_id_that_goes_on(encoder: Encoder) -> None:
     assert set(swapped.head(2)["perspective_id"]) <= set(after["perspective_id"])
 
 
-def published_names() -> tuple[list[str], npt.NDArray[np.float64], list[str]]:
-    with (ROOT / "tests" / "data" / "attribute_names.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    counts = np.array([float(row["count"]) for row in rows])
-    return [row["name"] for row in rows], counts, [row["cluster_id"] for row in rows]
-
-
 def test_the_published_names_give_about_the_published_clusters_and_keep_them(encoder: Encoder) -> None:
-    names, counts, reference = published_names()
+    names, mentions, reference = published_names()
+    counts = np.array(mentions, dtype=np.float64)
     vectors = encoder.encode(names)
     settings = Perspectives(clusters=180)
     labels = cluster(names, vectors, counts, settings, 42)
