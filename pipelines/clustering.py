@@ -1,11 +1,11 @@
 """Clusters of attribute names: three methods behind one function, on embeddings, spelling and counts."""
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.affinity import propagate
 from stillhouse.errors import RunError
 from stillhouse.recipe import Perspectives
 
@@ -78,7 +78,7 @@ def _affinity(nearness: Vectors, weights: Floats, wanted: int | None, settings: 
     del others
     weighted = np.multiply(nearness, weights[:, None].astype(np.float32), out=nearness)
     scale = PREFERENCE_SCALE
-    best = labels = propagate(weighted, base * scale, settings, seed)
+    best = labels = _propagate(weighted, base * scale, settings, seed)
     if wanted is None:
         return labels
     low, high = 0.05, 50.0  # the larger the scale, the fewer the clusters
@@ -89,30 +89,13 @@ def _affinity(nearness: Vectors, weights: Floats, wanted: int | None, settings: 
         low, high = (scale, high) if found > wanted else (low, scale)
         margin = 0.05 * (high - low)
         scale = float(np.clip(scale * (found / wanted) ** 1.2, low + margin, high - margin))
-        labels = propagate(weighted, base * scale, settings, seed)
+        labels = _propagate(weighted, base * scale, settings, seed)
         best = min(best, labels, key=lambda some: abs(len(np.unique(some)) - wanted))
     return best
 
 
-def propagate(similarities: Vectors, preference: float, settings: Perspectives, seed: int) -> Labels:
-    """Return the labels that affinity propagation finds, shape (n,). The diagonal of `similarities` is overwritten.
-
-    Raises RunError where it finds no exemplars.
-    """
-    from sklearn.cluster import AffinityPropagation
-    from sklearn.exceptions import ConvergenceWarning
-
-    model = AffinityPropagation(
-        affinity="precomputed",
-        preference=preference,
-        damping=settings.damping,
-        max_iter=settings.max_iterations,
-        random_state=seed,
-        copy=False,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        labels: Labels = model.fit_predict(similarities)
+def _propagate(similarities: Vectors, preference: float, settings: Perspectives, seed: int) -> Labels:
+    labels = propagate(similarities, preference, settings.damping, settings.max_iterations, seed)
     if (labels < 0).any():
         raise RunError("perspectives: affinity propagation found no exemplars; raise perspectives.max_iterations")
     return labels

@@ -287,7 +287,7 @@ STAGES: Sequence[Stage] = (
         "perspectives",
         needs=("attributes",),
         keys=("perspectives", "attributes.min_share", "seed"),
-        code=("pipelines.perspectives", "pipelines.clustering", "stillhouse.encoder"),
+        code=("pipelines.perspectives", "pipelines.clustering", "pipelines.affinity", "stillhouse.encoder"),
         run=_perspectives,
     ),
     Stage(

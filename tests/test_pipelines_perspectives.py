@@ -9,10 +9,10 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from pipelines.clustering import cluster, name_nearness
 from pipelines.perspectives import count_names, find_perspectives
-from stillhouse.encoder import Encoder
+from stillhouse.encoder import Encoder, load_encoder
 from stillhouse.errors import RunError
-from stillhouse.recipe import Perspectives
-from tests.conftest import published_names
+from stillhouse.recipe import OFFLINE_ENCODER, Perspectives
+from tests.conftest import ROOT, published_names
 
 GROUPS = (
     ("anger", "rage", "fury", "irritation"),
@@ -126,6 +126,16 @@ def test_the_published_names_give_about_the_published_clusters_and_keep_them(enc
     kept = np.sort(np.random.default_rng(0).permutation(len(names))[: round(0.95 * len(names))])
     fewer = cluster([names[row] for row in kept], vectors[kept], counts[kept], settings, 42)
     assert adjusted_rand_score(labels[kept], fewer) > 0.8
+
+
+@pytest.mark.prove
+def test_two_encoders_agree_better_with_the_published_clusters() -> None:
+    names, mentions, reference = published_names()
+    encoders = load_encoder([OFFLINE_ENCODER, str(ROOT / "models" / "all-mpnet-base-v2")], "cpu")
+    settings = Perspectives(clusters=180)
+    labels = cluster(names, encoders.encode(names), np.array(mentions, dtype=np.float64), settings, 42)
+    assert 175 <= len(set(labels)) <= 185
+    assert normalized_mutual_info_score(reference, labels) > 0.82
 
 
 def test_nearness_is_the_negative_squared_distance_plus_the_spelling(encoder: Encoder) -> None:
