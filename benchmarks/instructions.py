@@ -12,6 +12,7 @@ import argparse
 import random
 import re
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from pipelines.definitions import SENTENCE, sentence
 from pipelines.engine import Engine
 from pipelines.prompting import Asker, Template, object_schema
 from pipelines.responses import answer_samples
-from pipelines.teachers import open_teacher
 from stillhouse.display import Display
 from stillhouse.encoder import load_encoder
 from stillhouse.recipe import Recipe, Responses
@@ -69,10 +69,10 @@ def main() -> None:
     recipe = Recipe.model_validate(yaml.safe_load(folder.recipe_path.read_text("utf-8")))
     instructions = folder.read_table("instructions").filter("kept")
     budget = folder.manifest()["stages"]["instructions"]["output_tokens"]
-    with tempfile.TemporaryDirectory() as place, open_teacher(recipe.teacher, recipe.runtime) as endpoint:
+    with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
 
         def engine(name: str) -> Engine:
-            return Engine(lambda: endpoint, Path(place) / f"{name}.sqlite", recipe.runtime, Display(console))
+            return stack.enter_context(Engine(recipe, Path(place) / f"{name}.sqlite", Display(console)))
 
         asker = Asker(recipe.teacher.model_copy(update={"corrections": 0}), recipe.seed)
         rows = instructions.iter_rows(named=True)
@@ -98,7 +98,12 @@ def self_instruct(asker: Asker, engine: Engine, budget: int) -> list[str]:
             prompt = SELF_INSTRUCT.fill(given, given=f"Instruction {SHOTS + 1} (no. {rounds}-{number}):")
             questions[number] = Question(prompt, object_schema(instruction=SENTENCE), 0.7, 70)
         outcomes = ask_checked(
-            questions, lambda _, value: sentence(value["instruction"]), "instructions", asker, engine
+            questions,
+            questions.__getitem__,
+            lambda _, value: sentence(value["instruction"]),
+            "instructions",
+            asker,
+            engine,
         )
         for text in (outcome.value for outcome in outcomes.values() if outcome.value):
             words = [re.findall(r"\w+", other.lower()) for other in pool]

@@ -37,9 +37,14 @@ def enumerate_attributes(
     where no answer is usable.
     """
     template = _template(domain)
-    questions = {row["text_id"]: _question(row, template, domain, settings) for row in texts.iter_rows(named=True)}
-    outcomes = ask_checked(questions, _items, "attributes", asker, engine)
-    rows = [row for text_id, outcome in outcomes.items() for row in _rows(text_id, outcome)]
+    contents = dict(texts.select("text_id", "text").iter_rows())
+
+    def question(text_id: str) -> Question:
+        return _question(text_id, contents[text_id], template, domain, settings)
+
+    # In the order of the shots: a shared beginning is computed once by most servers.
+    outcomes = ask_checked(sorted(contents, key=_shot_set), question, _items, "attributes", asker, engine)
+    rows = [row for text_id in contents for row in _rows(text_id, outcomes[text_id])]
     unusable = Counter(f"unusable: {outcome.reason}" for outcome in outcomes.values() if outcome.reason)
     parsed = len(outcomes) - unusable.total()
     if not parsed:
@@ -71,10 +76,14 @@ def _template(domain: Domain) -> Template:
     return Template(template.instruction, template.question, tuple(shots))
 
 
-def _question(row: dict[str, str], template: Template, domain: Domain, settings: Attributes) -> Question:
+def _shot_set(text_id: str) -> int:
+    return int(text_id, 16) % SHOT_SETS
+
+
+def _question(text_id: str, text: str, template: Template, domain: Domain, settings: Attributes) -> Question:
     prompt = template.fill(
-        sample_shots(template, SHOTS, int(row["text_id"], 16) % SHOT_SETS),
-        text=row["text"],
+        sample_shots(template, SHOTS, _shot_set(text_id)),
+        text=text,
         count=settings.per_text,
         kind=domain.kind,
         guidelines=domain.guidelines,

@@ -3,10 +3,11 @@
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
+THOUGHTS = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
 FENCE = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL)
 Message = dict[str, str]
 JsonSchema = dict[str, Any]
@@ -14,13 +15,13 @@ JsonSchema = dict[str, Any]
 
 @dataclass(frozen=True)
 class Call:
-    """Everything that is sent to a teacher for one answer.
+    """Everything that is sent to a teacher for one answer. Where it is sent to is not part of it.
 
-    `prompt` is a string for the completion API and a list of messages for the chat API. `schema` is the
-    JSON Schema that the answer is constrained to, or None where decoding is free.
+    `prompt` is a string for the completion API and a list of messages for the chat API. `schema` is the JSON Schema
+    that the answer is constrained to, or None where decoding is free. `options` are further fields of the request, as
+    the API names them: nucleus and top-k, stop strings, arguments of the chat template.
     """
 
-    backend: Literal["embedded", "endpoint"]
     model: str
     revision: str | None
     api: Literal["completion", "chat"]
@@ -29,20 +30,20 @@ class Call:
     temperature: float
     max_tokens: int
     seed: int
+    options: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def call_id(self) -> str:
         """Return the key of the call: 32 hex digits of the hash of all its fields."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:32]
+        return hashlib.sha256(self.json.encode()).hexdigest()[:32]
 
-    def to_json(self) -> str:
+    @cached_property
+    def json(self) -> str:
         """Return the canonical JSON form. Keys keep their order: a schema's is the order of writing."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return json.dumps({name: getattr(self, name) for name in FIELDS}, separators=(",", ":"))
 
-    @classmethod
-    def from_json(cls, text: str) -> "Call":
-        """Make the call that `to_json` wrote."""
-        return cls(**json.loads(text))
+
+FIELDS = tuple(part.name for part in fields(Call))
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,18 @@ class UnusableAnswerError(ValueError):
 
 
 def parse_answer(answer: Answer) -> Any:
-    """Return the JSON value of an answer, which may stand in one Markdown code fence.
+    """Return the JSON value of an answer, which may follow thoughts and stand in one Markdown code fence.
 
     Raises UnusableAnswerError where the answer was cut off, is not JSON (NaN is not), says a key twice or holds
     half a character: nothing is guessed.
     """
     if answer.finish_reason != "stop":
         raise UnusableAnswerError(f"truncated: the teacher stopped for `{answer.finish_reason}`")
-    fenced = FENCE.fullmatch(answer.text.strip())
+    text = THOUGHTS.sub("", answer.text, count=1) if answer.text.lstrip().startswith("<think>") else answer.text
+    fenced = FENCE.fullmatch(text.strip())
     try:
         value = json.loads(
-            fenced[1] if fenced else answer.text, strict=False, object_pairs_hook=_object, parse_constant=_refuse
+            fenced[1] if fenced else text, strict=False, object_pairs_hook=_object, parse_constant=_refuse
         )
         json.dumps(value, ensure_ascii=False).encode()
     except UnusableAnswerError:

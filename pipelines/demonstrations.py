@@ -37,12 +37,14 @@ def add_demonstrations(
         for number, draft in enumerate(drafts)
         for call in range(settings.demo_calls)
     }
-    questions = {key: _question(drafts[key[0]], shown, settings) for key, shown in styles.items()}
+
+    def question(key: Ask) -> Question:
+        return _question(drafts[key[0]], styles[key], settings)
 
     def check(key: Ask, value: Any) -> list[Demo]:
         return _usable(drafts[key[0]], value, styles[key])
 
-    outcomes = ask_checked(questions, check, "instructions", asker, engine, "demonstrations")
+    outcomes = ask_checked(styles, question, check, "instructions", asker, engine, "demonstrations")
     for (number, _), outcome in outcomes.items():
         draft = drafts[number]
         draft.calls += outcome.calls

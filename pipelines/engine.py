@@ -1,313 +1,249 @@
-"""The only file that knows distilabel: it runs a stage's calls through a pipeline, into the journal.
+"""Asks a teacher: requests stay in flight up to the limit until the last row, and an answer is on disk before its use.
 
-distilabel's own resume hangs and its cache ignores code, so both stay off. Only calls that the journal does
-not hold are fed to it, its LLM writes each answer to the journal before giving it back, and the stage reads
-its answers from there: a row that distilabel drops, doubles or turns into None cannot change a table.
+There is no batch: each row is asked, checked and asked again on its own, and as many rows are open at a time as it
+takes to keep the teacher busy, so memory does not grow with their number. One row's failure is a row in the journal.
 """
 
 import asyncio
-import logging
-import os
-import shutil
 import signal
-import sqlite3
-import sys
-import tempfile
 import threading
-import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from multiprocessing import parent_process
-from multiprocessing.util import register_after_fork
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-os.environ.setdefault("DISTILABEL_LOG_LEVEL", "ERROR")  # read by distilabel when it is imported
-warnings.filterwarnings("ignore", category=UserWarning, module="pydantic")
-
-from datasets import Dataset
-from distilabel.constants import SIGINT_HANDLER_CALLED_ENV_NAME
-from distilabel.models.llms import LLM
-from distilabel.pipeline import Pipeline
-from distilabel.steps.tasks import Task
-from openai import APIError
-from pydantic import PrivateAttr
+from types import FrameType
+from typing import Self, TypeVar
 
 from pipelines.calls import Answer, Call
-from pipelines.journal import Journal, Usage
-from pipelines.teachers.endpoint import Endpoint, send
+from pipelines.caps import Caps
+from pipelines.dispatch import Dispatcher, StoppedError
+from pipelines.journal import Journal, Usage, Writer, answer_row, failure_row
+from pipelines.teachers import Backend, open_teacher
+from pipelines.teachers.backend import CallFailedError
 from stillhouse.errors import RunError
-from stillhouse.progress import Progress
-from stillhouse.recipe import Runtime
+from stillhouse.progress import BREAKER, BREAKER_FAILURES, BREAKER_WINDOW, Progress, Tally
+from stillhouse.recipe import Recipe
 
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+Item = TypeVar("Item")
+OpenTeacher = Callable[[Recipe, Journal], AbstractAsyncContextManager[list[Backend]]]
 
-sys.excepthook = sys.__excepthook__  # distilabel installs one that prints all local variables, keys included
 RESUME = "All answers so far are kept; run the same command again to resume"
-POLL_SECONDS = 0.25
-FULL_DISK_BYTES = 1_000_000
-
-FollowUp = Callable[[Call, Answer], Call | None]
-
-# What is asked next, given an answer. A function cannot be sent to distilabel's processes: they inherit it by forking.
-_follow_up: list[FollowUp] = []
-_in_flight: set[str] = set()  # call ids that this (child) process has sent and not yet written down
+TICK_SECONDS = 0.25
+ROWS_BESIDES = 64  # open rows beyond those in flight: being checked, written, or waiting for a retry
+RESERVE_BYTES = (1_000_000, 20_000)  # at least, and per request in flight
 
 
-@dataclass
 class Engine:
-    """Asks one teacher, within one run. `endpoint` starts the teacher, when there is something to ask.
+    """Asks one teacher, within one run. The teacher is opened when there is something to ask.
 
-    `usage` sums the answers given so far, `asked` counts the calls and `failed` those that have no answer.
+    `usage` sums the answers given since `begin`, `asked` counts the rows and `failed` those that have no answer.
     """
 
-    endpoint: Callable[[], Endpoint]
-    journal_path: Path
-    runtime: Runtime
-    progress: Progress
-    usage: Usage = field(default_factory=Usage)
-    asked: int = 0
-    failed: int = 0
+    def __init__(
+        self, recipe: Recipe, journal_path: Path, progress: Progress, open_teacher: OpenTeacher = open_teacher
+    ) -> None:
+        """Prepare to ask; nothing is opened yet."""
+        self._recipe, self._journal_path, self._progress = recipe, journal_path, progress
+        self._open_teacher = open_teacher
+        self._runner, self._open = asyncio.Runner(), AsyncExitStack()
+        self._opening: asyncio.Lock | None = None
+        self._dispatcher: Dispatcher | None = None
+        self.begin()
 
-    def ask(
+    def __enter__(self) -> Self:
+        """Open the journal."""
+        self._journal = Journal(self._journal_path)
+        self._caps = Caps(self._recipe.runtime, self._recipe.teacher.price, self._journal.usage())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the teacher and the journal."""
+        self._runner.run(self._open.aclose())
+        self._runner.close()
+        self._journal.close()
+
+    def begin(self) -> None:
+        """Count from zero, for another stage."""
+        self.usage, self.asked, self.failed = Usage(), 0, 0
+
+    def each(
         self,
+        items: Iterable[Item],
+        handle: Callable[[Item], Awaitable[bool | None]],
         stage: str,
-        calls: Sequence[Call],
-        follow_up: FollowUp | None = None,
+        total: int,
         label: str | None = None,
-        optional: bool = False,
-    ) -> dict[str, Answer]:
-        """Return the answers of `calls` by call id, asking only for those that the journal does not hold.
+    ) -> None:
+        """Call `handle` for every item, many at a time; it asks with `answer`.
 
-        `follow_up` names the call that is made as soon as an answer is there, if any; its own answer is in the journal
-        when it is asked for. `label` is what the progress is shown under. A call that failed is missing from the
-        result; it does not count as failed where it is `optional`. Raises RunError where more of the stage's calls
-        failed than `runtime.max_failed_share` allows, or where the run was stopped before all were sent.
+        It returns whether the row is valid, or None where its call failed. `label` is what the progress is shown
+        under. Raises RunError where more of the stage's rows failed than `runtime.max_failed_share` allows, where
+        the circuit breaker opened (BREAKER), a cap is reached or the journal cannot be written, and KeyboardInterrupt
+        after Ctrl-C: then all that was in flight is on disk.
         """
-        started = time.time()
-        wanted = {call.call_id: call for call in calls}
-        known = self._answers(wanted)
-        missing = [call for call_id, call in wanted.items() if call_id not in known]
-        missing.sort(key=lambda call: str(call.prompt))  # a shared beginning is computed once by most servers
-        self.asked += 0 if optional else len(wanted)
-        self.progress.start(label or stage, total=len(wanted), done=len(known))
-        if missing:
-            _follow_up[:] = [follow_up] if follow_up else []
-            self._run_pipeline(stage, missing, done=len(known))
-        answers = {**known, **self._answers(call.call_id for call in missing)}
-        with Journal(self.journal_path) as journal:
-            failures = journal.failures_since(started)
-        failures = {key: failures[key] for key in wanted if key in failures and key not in answers}
-        if not optional:
-            self._refuse_failures(stage, failures)
-            self.failed += len(failures)
-        self._refuse_unsent(stage, len(wanted), len(wanted) - len(answers) - len(failures))
-        self.usage = self.usage.plus(answers.values())
-        return answers
+        self._stage, self._total, self._tally = stage, total, Tally()
+        self._last_cause = ""
+        self._stop_reason: BaseException | None = None
+        self._recent: deque[bool] = deque(maxlen=BREAKER_WINDOW)
+        self._flying: dict[str, asyncio.Future[Answer | None]] = {}
+        self.asked += total
+        self._progress.start(label or stage, total)
+        reason = self._runner.run(self._work_off(iter(items), handle))
+        self._progress.tally(self._tally)
+        self.failed += self._tally.failed
+        if reason:
+            raise reason
+        self._refuse_failures()
 
-    def _answers(self, wanted: Iterable[str]) -> dict[str, Answer]:
-        with Journal(self.journal_path) as journal:
-            return journal.answers(wanted)
+    async def answer(self, call: Call, optional: bool = False) -> Answer | None:
+        """Return the answer of a call, from the journal or from the teacher; None where it failed.
 
-    def _run_pipeline(self, stage: str, calls: Sequence[Call], done: int) -> None:
-        with tempfile.TemporaryDirectory(prefix="stillhouse-") as cache, _own_signals_and_logging():
-            with StoppablePipeline(name=f"stillhouse-{stage}", cache_dir=cache, enable_metadata=False) as pipeline:
-                AskTeacher(
-                    llm=JournaledTeacher(
-                        endpoint=self.endpoint(),
-                        journal_path=str(self.journal_path),
-                        stage=stage,
-                        concurrency=self.runtime.concurrency,
-                    ),
-                    input_batch_size=self.runtime.batch_rows,
-                    add_raw_output=False,
-                    add_raw_input=False,
+        An `optional` call that fails does not count against the teacher.
+        """
+        if call.call_id in self._flying:
+            return await self._flying[call.call_id]
+        answer = self._journal.answer(call.call_id)
+        if answer is not None:
+            self._tally.journal += 1
+        else:
+            flight = self._flying[call.call_id] = asyncio.get_running_loop().create_future()
+            try:
+                answer = await self._ask(call, optional)
+            finally:
+                flight.set_result(answer)
+                del self._flying[call.call_id]
+        if answer is not None:
+            self.usage = self.usage.plus(answer)
+        return answer
+
+    async def _ask(self, call: Call, optional: bool) -> Answer | None:
+        dispatcher = self._dispatcher or await self._opened()
+        if self._stop_reason or self._writer.is_broken:
+            raise StoppedError
+        with self._caps.admitted(call):
+            try:
+                answer = await dispatcher.send(call)
+            except CallFailedError as error:
+                self._last_cause = str(error)
+                await self._writer.put(failure_row(self._stage, call, str(error)))
+                self._note(failed=not optional)
+                return None
+            self._caps.take(answer)
+        await self._writer.put(answer_row(self._stage, call, answer))
+        self._tally.prompt_tokens += answer.prompt_tokens
+        self._tally.output_tokens += answer.output_tokens
+        self._note(failed=False)
+        return answer
+
+    async def _opened(self) -> Dispatcher:
+        """Open the teacher, once."""
+        self._opening = self._opening or asyncio.Lock()
+        async with self._opening:
+            if self._dispatcher is None:
+                backends = await self._open.enter_async_context(self._open_teacher(self._recipe, self._journal))
+                self._dispatcher = Dispatcher(backends, self._recipe.runtime.retries)
+        return self._dispatcher
+
+    def _note(self, failed: bool) -> None:
+        """Open the circuit breaker where too many of the latest calls failed for good."""
+        self._recent.append(failed)
+        if sum(self._recent) >= BREAKER_FAILURES:
+            self._stop(
+                RunError(
+                    f"stage {self._stage}: stopped because {BREAKER}. Last cause: {self._last_cause}. "
+                    f"See all with `stillhouse inspect {self._journal_path.parent} failures`. {RESUME}"
                 )
-            rows = Dataset.from_dict({"call": [call.to_json() for call in calls]})
-            with self._watch(pipeline, done, done + len(calls)):
-                pipeline.run(dataset=rows, dataset_batch_size=self.runtime.batch_rows, use_cache=False)
-        if pipeline.interrupted:
-            raise KeyboardInterrupt
+            )
 
-    @contextmanager
-    def _watch(self, pipeline: "StoppablePipeline", done: int, total: int) -> Iterator[None]:
-        """Show progress from what is on disk, while distilabel holds the main thread.
+    def _stop(self, reason: BaseException) -> None:
+        """Send nothing more; the first reason is the one that is raised."""
+        self._stop_reason = self._stop_reason or reason
+        if self._dispatcher:
+            self._dispatcher.stop()
 
-        The journal is opened only after distilabel has forked: a child that inherits an open SQLite connection, or
-        one of SQLite's locks, hangs or damages the file.
-        """
-        finished = threading.Event()
+    async def _work_off(
+        self, items: Iterator[Item], handle: Callable[[Item], Awaitable[bool | None]]
+    ) -> BaseException | None:
+        async def work() -> None:
+            for item in items:
+                valid = await handle(item)
+                self._tally.ok += valid is True
+                self._tally.invalid += valid is False
+                self._tally.failed += valid is None
+                if self._stop_reason:
+                    return
 
-        def follow() -> None:
-            pipeline.forked.wait()
-            with Journal(self.journal_path) as journal:
-                before = journal.last_row()
-                while not finished.wait(POLL_SECONDS):
-                    usage = journal.usage(before)
-                    self.progress.update(done=min(done + usage.calls, total), tokens=usage.output_tokens)
+        def ended(task: "asyncio.Task[None]") -> None:
+            error = task.exception()
+            if error and not isinstance(error, StoppedError):
+                self._stop(error)
 
-        thread = threading.Thread(target=follow, daemon=True)
-        thread.start()
+        if self._dispatcher:
+            self._dispatcher.stopped.clear()
+        async with self._writing(), self._ticking():
+            with self._interruptible():
+                workers = [asyncio.create_task(work()) for _ in range(self._open_rows())]
+                for worker in workers:
+                    worker.add_done_callback(ended)
+                await asyncio.wait(workers)
+        return self._stop_reason
+
+    def _open_rows(self) -> int:
+        return min(2 * self._recipe.in_flight + ROWS_BESIDES, max(self._total, 1))
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[None]:
+        least, each = RESERVE_BYTES
+        self._writer = Writer(self._journal_path, least + each * self._recipe.in_flight)
         try:
             yield
         finally:
-            pipeline.forked.set()
-            finished.set()
-            thread.join()
+            await self._writer.close()
 
-    def _refuse_failures(self, stage: str, failures: dict[str, str]) -> None:
-        count = self.failed + len(failures)
-        if count > self.runtime.max_failed_share * self.asked:
+    @asynccontextmanager
+    async def _ticking(self) -> AsyncIterator[None]:
+        price = self._recipe.teacher.price
+
+        async def tick() -> None:
+            while True:
+                await asyncio.sleep(TICK_SECONDS)
+                self._tally.cost, self._tally.currency = self._caps.cost, price.currency if price else ""
+                self._tally.in_flight = (
+                    sum(lane.in_flight for lane in self._dispatcher.lanes) if self._dispatcher else 0
+                )
+                self._progress.tally(self._tally)
+
+        ticker = asyncio.create_task(tick())
+        try:
+            yield
+        finally:
+            ticker.cancel()
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let Ctrl-C (or SIGTERM) finish what is in flight; pressed again, it ends the process at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def interrupted(number: int, frame: FrameType | None) -> None:
+            if self._stop_reason:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                signal.raise_signal(signal.SIGINT)
+            loop.call_soon_threadsafe(self._stop, KeyboardInterrupt())
+
+        loop = asyncio.get_running_loop()
+        before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _refuse_failures(self) -> None:
+        if self.failed > self._recipe.runtime.max_failed_share * self.asked:
             raise RunError(
-                f"stage {stage}: {count} of {self.asked} teacher calls failed, more than "
-                f"runtime.max_failed_share ({self.runtime.max_failed_share:g}) allows. "
-                f"Last cause: {list(failures.values())[-1]}. {RESUME}"
+                f"stage {self._stage}: {self.failed} of {self.asked} teacher calls failed, more than "
+                f"runtime.max_failed_share ({self._recipe.runtime.max_failed_share:g}) allows. "
+                f"Last cause: {self._last_cause}. {RESUME}"
             )
-
-    def _refuse_unsent(self, stage: str, wanted: int, unsent: int) -> None:
-        if unsent:
-            free = shutil.disk_usage(self.journal_path.parent).free
-            full = f"The disk of {self.journal_path.parent} is full. " if free < FULL_DISK_BYTES else ""
-            raise RunError(f"stage {stage}: stopped with {unsent} of {wanted} calls not sent. {full}{RESUME}")
-
-
-class StoppablePipeline(Pipeline):  # type: ignore[misc]
-    """A pipeline that remembers Ctrl-C; distilabel's own returns as if all were well, and hangs at the second."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take what distilabel's pipeline takes."""
-        super().__init__(*args, **kwargs)
-        self.interrupted = False
-        self.forked = threading.Event()
-
-    def _handle_keyboard_interrupt(self) -> Any:
-        self.forked.set()  # distilabel calls this right after it has started its processes
-
-        def stop(signal_number: int, frame: object) -> None:
-            if self.interrupted:
-                os._exit(1)  # pressed again: what is answered is on disk, and the children end with this process
-            self.interrupted = True
-            self._stop()
-
-        return signal.signal(signal.SIGINT, stop)
-
-
-class JournaledTeacher(LLM):  # type: ignore[misc]
-    """distilabel's view of a teacher. It never raises: an exception here would empty the whole batch."""
-
-    endpoint: Endpoint
-    journal_path: str
-    stage: str
-    concurrency: int
-    _journal_is_broken: bool = PrivateAttr(default=False)
-
-    @property
-    def model_name(self) -> str:
-        """Return the name of the teacher model."""
-        return self.endpoint.model
-
-    def generate(self, inputs: list[str], num_generations: int = 1) -> list[dict[str, Any]]:
-        """Ask all calls (each in its JSON form) at once, up to the concurrency limit."""
-        with Journal(Path(self.journal_path)) as journal:
-            texts = asyncio.run(self._ask_all([Call.from_json(text) for text in inputs], journal))
-        return [{"generations": [text] * num_generations} for text in texts]
-
-    async def _ask_all(self, calls: list[Call], journal: Journal) -> list[str | None]:
-        limit = asyncio.Semaphore(self.concurrency)
-        async with self.endpoint.client() as client:
-            return list(await asyncio.gather(*(self._ask(client, call, journal, limit) for call in calls)))
-
-    async def _ask(self, client: "AsyncOpenAI", call: Call, journal: Journal, limit: asyncio.Semaphore) -> str | None:
-        """Ask a call and what follows from its answer; return the first answer's text."""
-        first: str | None = None
-        asked: Call | None = call
-        while asked:
-            answer = journal.answers([asked.call_id]).get(asked.call_id)
-            answer = answer or await self._send(client, asked, journal, limit)
-            first = answer.text if answer and first is None else first
-            asked = _follow_up[0](asked, answer) if answer and _follow_up else None
-        return first
-
-    async def _send(
-        self, client: "AsyncOpenAI", call: Call, journal: Journal, limit: asyncio.Semaphore
-    ) -> Answer | None:
-        async with limit:
-            if self._journal_is_broken or _run_is_over():
-                return None
-            _in_flight.add(call.call_id)
-            try:
-                answer = await send(client, self.endpoint, call)
-                journal.record(self.stage, call, answer)
-            except (APIError, ValueError, TypeError, IndexError, AttributeError) as error:
-                # A failed request, or a 200 that is no completion. The cause is on disk, the row stays alone with it.
-                cause = self.endpoint.redact(f"{type(error).__name__}: {error}")[:500]
-                journal.record_failure(self.stage, call, cause)
-                return None
-            except sqlite3.Error:  # nothing more may be paid for that cannot be kept; the run says what is not sent
-                self._journal_is_broken = True
-                return None
-            finally:
-                _in_flight.discard(call.call_id)
-            return answer
-
-
-class AskTeacher(Task):  # type: ignore[misc]
-    """A step that sends the column `call`; its output is read from the journal, so it keeps nothing."""
-
-    @property
-    def inputs(self) -> list[str]:
-        """Return the column that is read."""
-        return ["call"]
-
-    @property
-    def outputs(self) -> list[str]:
-        """Return the column that is added."""
-        return ["answered"]
-
-    def format_input(self, input: dict[str, Any]) -> str:
-        """Hand the call over as it is."""
-        return str(input["call"])
-
-    def format_output(self, output: str | None, input: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Say whether there is an answer."""
-        return {"answered": output is not None}
-
-
-def _run_is_over() -> bool:
-    """Say whether Ctrl-C was pressed, or the main process is gone: then nothing more may be spent."""
-    parent = parent_process()
-    return SIGINT_HANDLER_CALLED_ENV_NAME in os.environ or (parent is not None and not parent.is_alive())
-
-
-def _end_with_parent(_: object) -> None:
-    """End this child process when the main process is gone, once what is in flight is written down."""
-
-    def watch() -> None:
-        parent = parent_process()
-        if parent is not None:
-            parent.join()
-            while _in_flight:
-                time.sleep(POLL_SECONDS)
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-register_after_fork(_in_flight, _end_with_parent)
-
-
-@contextmanager
-def _own_signals_and_logging() -> Iterator[None]:
-    """Undo what distilabel does to the process: its SIGINT handler, and a root logger into a closed queue."""
-    root, handler = logging.getLogger(), signal.getsignal(signal.SIGINT)
-    handlers, level = root.handlers[:], root.level
-    raising, logging.raiseExceptions = logging.raiseExceptions, False
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        root.handlers[:], logging.raiseExceptions = handlers, raising
-        root.setLevel(level)

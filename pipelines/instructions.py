@@ -81,7 +81,13 @@ def _analyses(
         for number, row in enumerate(rows)
     }
     outcomes = ask_checked(
-        questions, lambda _, value: read_analyses(value, settings, domains), "instructions", asker, engine, "prompts"
+        questions,
+        questions.__getitem__,
+        lambda _, value: read_analyses(value, settings, domains),
+        "instructions",
+        asker,
+        engine,
+        "prompts",
     )
     drafts = []
     for number, outcome in outcomes.items():
@@ -114,7 +120,13 @@ def _ideas(rows: list[dict[str, Any]], settings: Instructions, asker: Asker, eng
         for task_type in settings.task_types
     }
     outcomes = ask_checked(
-        questions, lambda _, value: read_ideas(value, settings), "instructions", asker, engine, "task ideas"
+        questions,
+        questions.__getitem__,
+        lambda _, value: read_ideas(value, settings),
+        "instructions",
+        asker,
+        engine,
+        "task ideas",
     )
     drafts = []
     for (number, task_type), outcome in outcomes.items():
@@ -145,7 +157,8 @@ def _define(
     def check(number: int, value: Any) -> tuple[str, Task, list[Demo]]:
         return read_definition(drafts[number].task.task_type, value, settings, domains)
 
-    for number, outcome in ask_checked(questions, check, "instructions", asker, engine, "definitions").items():
+    outcomes = ask_checked(questions, questions.__getitem__, check, "instructions", asker, engine, "definitions")
+    for number, outcome in outcomes.items():
         draft = drafts[number]
         draft.calls += outcome.calls
         draft.reason = outcome.reason

@@ -1,16 +1,20 @@
 """The journal: every teacher answer is on disk before anyone uses it, and is never asked for twice.
 
-One SQLite file in write-ahead mode with full synchronisation: a commit survives kill -9 and power loss, and
-readers (the progress display) do not disturb the writer. Rows are only ever added.
+One SQLite file in write-ahead mode with full synchronisation: a commit survives kill -9 and power loss, and a torn
+tail is left out when the file is opened. Rows are only ever added. Answers that arrive together are committed
+together, in a thread of their own, so that waiting for the disk holds up no request.
 """
 
+import asyncio
+import os
 import sqlite3
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from pipelines.calls import Answer, Call
 from stillhouse.errors import RunError
@@ -24,7 +28,12 @@ CREATE TABLE IF NOT EXISTS answers (
 CREATE TABLE IF NOT EXISTS failures (
     call_id TEXT NOT NULL, stage TEXT NOT NULL, cause TEXT NOT NULL, failed_at REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
+ANSWER = "INSERT INTO answers VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT(call_id) DO NOTHING"
+FAILURE = "INSERT INTO failures VALUES (?,?,?,?)"
+NOTE = "INSERT INTO notes VALUES (?,?) ON CONFLICT(key) DO UPDATE SET value = excluded.value"
+Row = tuple[str, tuple[Any, ...]]  # a statement and its values
 
 
 @dataclass(frozen=True)
@@ -35,14 +44,21 @@ class Usage:
     prompt_tokens: int = 0
     output_tokens: int = 0
 
-    def plus(self, answers: Iterable[Answer]) -> "Usage":
-        """Return the sum of these figures and those of more answers."""
-        known = list(answers)
+    def __add__(self, other: "Usage") -> "Usage":
+        """Return the sums."""
         return Usage(
-            self.calls + len(known),
-            self.prompt_tokens + sum(answer.prompt_tokens for answer in known),
-            self.output_tokens + sum(answer.output_tokens for answer in known),
+            self.calls + other.calls,
+            self.prompt_tokens + other.prompt_tokens,
+            self.output_tokens + other.output_tokens,
         )
+
+    def __sub__(self, other: "Usage") -> "Usage":
+        """Return the differences."""
+        return self + Usage(-other.calls, -other.prompt_tokens, -other.output_tokens)
+
+    def plus(self, answer: Answer) -> "Usage":
+        """Return these figures and those of one more answer."""
+        return self + Usage(1, answer.prompt_tokens, answer.output_tokens)
 
 
 class Journal:
@@ -50,6 +66,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         """Open or create the journal. Raises RunError where the file is no journal or cannot be written."""
+        self.path = path
         try:
             self._db = sqlite3.connect(path, timeout=60, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -64,42 +81,113 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Close the file."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         self._db.close()
 
-    def record(self, stage: str, call: Call, answer: Answer) -> None:
-        """Put an answer on disk; it is there when this returns."""
-        row = (call.call_id, stage, call.to_json(), answer.text, answer.finish_reason)
-        figures = (answer.prompt_tokens, answer.output_tokens, answer.seconds, time.time())
+    def write(self, rows: Iterable[Row]) -> None:
+        """Put rows on disk, all or none; they are there when this returns. Raises sqlite3.Error."""
         with self._db:
-            self._db.execute(
-                "INSERT INTO answers VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT(call_id) DO NOTHING", row + figures
-            )
+            for statement, values in rows:
+                self._db.execute(statement, values)
 
-    def record_failure(self, stage: str, call: Call, cause: str) -> None:
-        """Put the cause of a failed call on disk; the call is asked again in the next run."""
-        with self._db:
-            self._db.execute("INSERT INTO failures VALUES (?,?,?,?)", (call.call_id, stage, cause, time.time()))
-
-    def answers(self, call_ids: Iterable[str]) -> dict[str, Answer]:
-        """Return the answers that are on disk for these calls."""
+    def answer(self, call_id: str) -> Answer | None:
+        """Return the answer that is on disk for a call."""
         query = "SELECT text, finish_reason, prompt_tokens, output_tokens, seconds FROM answers WHERE call_id = ?"
-        return {
-            call_id: Answer(*row) for call_id in call_ids if (row := self._db.execute(query, (call_id,)).fetchone())
-        }
+        row = self._db.execute(query, (call_id,)).fetchone()
+        return Answer(*row) if row else None
 
-    def failures_since(self, moment: float) -> dict[str, str]:
-        """Return the causes of calls that failed after `moment` (seconds since the epoch)."""
-        rows = self._db.execute("SELECT call_id, cause FROM failures WHERE failed_at >= ?", (moment,))
-        return dict(rows.fetchall())
+    def note(self, key: str) -> str | None:
+        """Return what was noted under a key."""
+        row = self._db.execute("SELECT value FROM notes WHERE key = ?", (key,)).fetchone()
+        return str(row[0]) if row else None
 
-    def last_row(self) -> int:
-        """Return the number of the latest answer."""
-        return int(self._db.execute("SELECT COALESCE(MAX(rowid), 0) FROM answers").fetchone()[0])
+    def set_note(self, key: str, value: str) -> None:
+        """Note something about the teacher. Raises sqlite3.Error."""
+        self.write([(NOTE, (key, value))])
 
-    def usage(self, after_row: int = 0) -> Usage:
-        """Sum calls and tokens of the answers after a row number."""
-        query = (
-            "SELECT COUNT(*), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(output_tokens), 0) "
-            "FROM answers WHERE rowid > ?"
-        )
-        return Usage(*self._db.execute(query, (after_row,)).fetchone())
+    def failures(self) -> list[tuple[str, str, str, float, bool]]:
+        """Return stage, call id, cause and time (in seconds) of failed calls, and whether each was answered later."""
+        query = "SELECT stage, call_id, cause, failed_at, call_id IN (SELECT call_id FROM answers) FROM failures"
+        return [(*row[:4], bool(row[4])) for row in self._db.execute(query)]
+
+    def usage(self) -> Usage:
+        """Sum calls and tokens of all answers."""
+        query = "SELECT COUNT(*), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(output_tokens), 0) FROM answers"
+        return Usage(*self._db.execute(query).fetchone())
+
+
+def answer_row(stage: str, call: Call, answer: Answer) -> Row:
+    """Return the journal's row of an answer."""
+    figures = (answer.prompt_tokens, answer.output_tokens, answer.seconds, time.time())
+    return ANSWER, (call.call_id, stage, call.json, answer.text, answer.finish_reason, *figures)
+
+
+def failure_row(stage: str, call: Call, cause: str) -> Row:
+    """Return the journal's row of a call that failed; the call is asked again in the next run."""
+    return FAILURE, (call.call_id, stage, cause, time.time())
+
+
+class Writer:
+    """Commits rows in groups, in one thread. What it could not write when the disk was full, it writes into a reserve.
+
+    The reserve is a file of real blocks beside the journal. It is given up at the first failure, so that the answers
+    still in flight, which are paid for, find room; `is_broken` then says that nothing more may be asked.
+    """
+
+    def __init__(self, path: Path, reserve_bytes: int) -> None:
+        """Open the journal and set the reserve aside. Raises RunError where the disk has no room for it."""
+        self._reserve = path.with_name("journal.reserve")
+        try:
+            with self._reserve.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, reserve_bytes)
+        except OSError as error:
+            self._reserve.unlink(missing_ok=True)
+            raise RunError(
+                f"the disk of {path.parent} is full: {reserve_bytes / 1e6:.1f} MB must be free ({error.strerror})"
+            ) from error
+        self._journal = Journal(path)
+        self._thread = ThreadPoolExecutor(1, "journal")
+        self._waiting: list[tuple[Row, asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
+        self.is_broken = False
+
+    async def put(self, row: Row) -> None:
+        """Put a row on disk; it is there when this returns. Raises RunError where the disk is full or broken."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append((row, future))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write_all())
+        await future
+
+    async def _write_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            try:
+                await loop.run_in_executor(self._thread, self._write, [row for row, _ in group])
+                fault = None
+            except sqlite3.Error as error:
+                fault = RunError(f"journal {self._journal.path} cannot be written: {error}")
+            for _, future in group:
+                if not future.done():
+                    future.set_exception(fault) if fault else future.set_result(None)
+        self._writing = None
+
+    def _write(self, rows: list[Row]) -> None:
+        try:
+            self._journal.write(rows)
+        except sqlite3.Error:
+            self.is_broken = True
+            self._reserve.unlink(missing_ok=True)
+            self._journal.write(rows)
+
+    async def close(self) -> None:
+        """Wait for what is being written, give the reserve back and close the file."""
+        if self._writing:
+            await self._writing
+        self._thread.shutdown()
+        self._journal.close()
+        self._reserve.unlink(missing_ok=True)

@@ -96,8 +96,10 @@ class Asker:
     def call(self, prompt: Prompt, schema: JsonSchema, temperature: float, max_tokens: int) -> Call:
         """Return the call that sends `prompt`, under `schema` where the teacher's decoding is constrained."""
         api = self.teacher.api or "completion"
+        if self.teacher.system_prompt:
+            prompt = replace(prompt, instruction=f"{self.teacher.system_prompt.strip()}\n\n{prompt.instruction}")
+        is_free_completion = api == "completion" and not self.teacher.structured_output
         return Call(
-            backend=self.teacher.backend,
             model=self.teacher.model,
             revision=self.teacher.revision,
             api=api,
@@ -106,6 +108,8 @@ class Asker:
             temperature=temperature,
             max_tokens=max_tokens,
             seed=self.seed,
+            # A base model would go on with further questions of its own.
+            options={**self.teacher.options(), **({"stop": ["\n"]} if is_free_completion else {})},
         )
 
 

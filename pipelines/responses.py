@@ -37,17 +37,21 @@ def answer_samples(
     contents = dict(texts.select("text_id", "text").iter_rows())
     cells = [Cell(key, row["perspective_id"], row["task_type"]) for key, row in rows.items()]
     pairs = pair_evenly(list(texts.select("text_id", "domain").iter_rows()), cells, settings.samples, asker.seed)
-    shots = {pair: _shots(rows[pair[1]], tasks[pair[1]], pair, settings.demos, asker.seed) for pair in pairs}
-    questions = {
-        (text_id, key): _question(rows[key], tasks[key], contents[text_id], shots[text_id, key], settings)
-        for text_id, key in pairs
-    }
+
+    def shots(pair: Pair) -> list[Shot]:
+        return _shots(rows[pair[1]], tasks[pair[1]], pair, settings.demos, asker.seed)
+
+    def question(pair: Pair) -> Question:
+        text_id, key = pair
+        return _question(rows[key], tasks[key], contents[text_id], shots(pair), settings)
 
     def check(pair: Pair, value: Any) -> str:
         text_id, key = pair
-        return checked_output(tasks[key], value, contents[text_id], rows[key]["instruction"], shots[pair], settings)
+        return checked_output(tasks[key], value, contents[text_id], rows[key]["instruction"], shots(pair), settings)
 
-    outcomes = ask_checked(questions, check, "responses", asker, engine)
+    # Instruction by instruction: a shared beginning is computed once by most servers.
+    in_order = sorted(pairs, key=lambda pair: pair[1])
+    outcomes = ask_checked(in_order, question, check, "responses", asker, engine)
     table = table_of(
         [_row(pair, contents[pair[0]], rows[pair[1]]["instruction"], tasks[pair[1]], outcomes[pair]) for pair in pairs],
         RESPONSES,

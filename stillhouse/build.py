@@ -32,7 +32,6 @@ from stillhouse.texts import read_texts, source_files
 if TYPE_CHECKING:
     from pipelines.engine import Engine
     from pipelines.prompting import Asker
-    from pipelines.teachers import Endpoint
 
 
 @dataclass(frozen=True)
@@ -104,11 +103,11 @@ class Build:
         self.progress.finish(stage.name, counts, seconds)
 
     def _take_usage(self) -> tuple[dict[str, int], int]:
-        """Return what the teacher did for the stage that has just ended: calls and tokens, and calls that failed."""
-        if "engine" not in self.__dict__:
+        """Return what the teacher did for the stage that has just ended: calls and tokens, and rows that failed."""
+        if "engine" not in self.__dict__ or not self.engine.asked:
             return {}, 0
         usage, failed = asdict(self.engine.usage), self.engine.failed
-        del self.engine
+        self.engine.begin()
         return usage, failed
 
     def _settle(self, manifest: dict[str, Any], prints: dict[str, dict[str, str]]) -> list[str]:
@@ -145,17 +144,10 @@ class Build:
 
     @cached_property
     def engine(self) -> "Engine":
-        """What asks the teacher, for one stage."""
+        """What asks the teacher, until the end of the run."""
         from pipelines.engine import Engine
 
-        return Engine(lambda: self.endpoint, self.folder.journal_path, self.recipe.runtime, self.progress)
-
-    @cached_property
-    def endpoint(self) -> "Endpoint":
-        """The teacher, started when it is first asked something, and stopped at the end of the run."""
-        from pipelines.teachers import open_teacher
-
-        return self._open.enter_context(open_teacher(self.recipe.teacher, self.recipe.runtime))
+        return self._open.enter_context(Engine(self.recipe, self.folder.journal_path, self.progress))
 
     @property
     def asker(self) -> "Asker":
@@ -260,12 +252,14 @@ def _dataset(build: Build) -> Counts:
 
 
 _TEACHER = (
-    *(f"teacher.{key}" for key in ("backend", "model", "revision", "api", "structured_output", "corrections")),
+    *(f"teacher.{key}" for key in ("backend", "model", "revision", "series", "api", "system_prompt")),
+    *(f"teacher.{key}" for key in ("top_p", "top_k", "structured_output", "corrections")),
     "seed",
 )
 _CALLING = (
-    *(f"pipelines.{module}" for module in ("asking", "prompting", "prompts", "calls", "engine", "teachers")),
+    *(f"pipelines.{module}" for module in ("asking", "prompting", "prompts", "calls")),
     "stillhouse.schemas",
+    "stillhouse.series",
 )
 _CHECKING = ("stillhouse.tasks", "pipelines.validation")
 STAGES: Sequence[Stage] = (
@@ -371,7 +365,7 @@ def _edits(stage: Stage, folder: RunFolder | None) -> list[str | None]:
 
 def versions() -> dict[str, str]:
     """Return the versions that a run depends on."""
-    names = ("distilabel", "xllamacpp", "torch", "transformers", "sentence-transformers", "scikit-learn", "polars")
+    names = ("xllamacpp", "vllm", "torch", "transformers", "sentence-transformers", "scikit-learn", "polars")
     installed = {distribution.name.lower(): distribution.version for distribution in metadata.distributions()}
     found = {name: installed[name] for name in names if name in installed}
     return {"stillhouse": __version__, "python": platform.python_version(), **found}

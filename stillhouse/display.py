@@ -1,11 +1,12 @@
 """What a person sees in the terminal: header, live progress, closing summary."""
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
 import polars as pl
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from stillhouse.coverage import STEPS
 from stillhouse.inspection import plain
-from stillhouse.progress import Counts
+from stillhouse.progress import BREAKER, Counts, Tally
 from stillhouse.recipe import Recipe
 
 PROMPT_SHOWN = 700  # characters of a sample's prompt
@@ -23,17 +24,28 @@ PERSPECTIVES_SHOWN = 24  # in the coverage table
 PLAIN_SECONDS = 10  # between two progress lines where there is no terminal
 
 
+class _Bars(Bars):
+    """Progress bars with a line of details below."""
+
+    detail = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Return the bars, then the details."""
+        yield from super().get_renderables()
+        if self.detail:
+            yield Text(f"  {self.detail}", style="dim")
+
+
 class Display:
     """Shows a run: bars in a terminal, plain lines elsewhere. Implements `stillhouse.progress.Progress`."""
 
     def __init__(self, console: Console) -> None:
         """Show on `console`."""
         self.console = console
-        self._bars = Bars(
+        self._bars = _Bars(
             TextColumn("{task.description:13}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:>12}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("left"),
@@ -42,7 +54,7 @@ class Display:
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
-        self._stage, self._total, self._done_before, self._started, self._said = "", 0, 0, 0.0, 0.0
+        self._stage, self._total, self._started, self._said = "", 0, 0.0, 0.0
 
     def __enter__(self) -> Self:
         """Start the live display."""
@@ -56,7 +68,12 @@ class Display:
     def header(self, recipe: Recipe, recipe_path: Path, run: Path) -> None:
         """Show what will be done, where, and with which models."""
         encoder = recipe.perspectives.encoder
-        where = recipe.teacher.base_url or "in this process"
+        where = ", ".join(recipe.teacher.base_urls) or "in this process"
+        caps = [
+            f"{name.removeprefix('max_')} {cap:,g}"
+            for name in ("max_calls", "max_tokens", "max_cost")
+            if (cap := getattr(recipe.runtime, name)) is not None
+        ]
         grid = Table.grid(padding=(0, 2))
         for name, value in (
             ("recipe", f"{recipe_path} (seed {recipe.seed})"),
@@ -64,30 +81,49 @@ class Display:
             ("teacher", f"{recipe.teacher.model}, {where}"),
             ("student", recipe.curation.student),
             ("encoder", encoder if isinstance(encoder, str) else ", ".join(encoder)),
+            ("in flight", f"up to {recipe.in_flight} requests, each sent again {recipe.runtime.retries} times at most"),
+            ("stops", f"where {BREAKER}, or {recipe.runtime.max_failed_share:.0%} of a stage"),
+            *([("caps", ", ".join(caps))] if caps else []),
         ):
             grid.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
         self.console.print(Panel(grid, title=f"stillhouse run: {recipe.name}", title_align="left"))
 
-    def start(self, stage: str, total: int, done: int = 0) -> None:
+    def start(self, stage: str, total: int) -> None:
         """Begin a count of `total` rows."""
         self._clear()
-        self._stage, self._total, self._done_before = stage, total, done
+        self._stage, self._total = stage, total
         self._started = self._said = time.monotonic()
-        self._task = self._bars.add_task(stage, total=total, completed=done, rate="")
+        self._task = self._bars.add_task(stage, total=total)
 
     def update(self, done: int, tokens: int = 0) -> None:
-        """Move the bar, or print a line now and then."""
-        seconds = max(time.monotonic() - self._started, 1e-3)
-        rate = f"{tokens / seconds:.0f} tok/s" if tokens else ""
+        """Move the bar of a local model."""
+        self._show(done, done, [f"{tokens / self._seconds:,.0f} tokens/s"] if tokens else [])
+
+    def tally(self, tally: Tally) -> None:
+        """Move the bar of a teacher stage and say how its rows fare."""
+        fresh = max(0, tally.done - tally.journal)
+        told = [f"{tally.ok:,} ok", f"{tally.invalid:,} invalid", f"{tally.failed:,} failed"]
+        told += [f"{tally.journal:,} from journal"] if tally.journal else []
+        told += [f"{fresh / self._seconds:,.1f} rows/s"]
+        told += [f"{(tally.prompt_tokens + tally.output_tokens) / self._seconds:,.0f} tokens/s"]
+        told += [f"{tally.in_flight:,} in flight"]
+        told += [f"{tally.cost:,.2f} {tally.currency}"] if tally.cost is not None else []
+        self._show(tally.done, fresh, told)
+
+    @property
+    def _seconds(self) -> float:
+        return max(time.monotonic() - self._started, 1e-3)
+
+    def _show(self, done: int, fresh: int, told: list[str]) -> None:
+        """Move the bar, or print a line now and then; `fresh` rows were done in this run."""
+        detail = " · ".join(told)
         if self._task is not None:
-            self._bars.update(self._task, completed=done, rate=rate)
+            self._bars.update(self._task, completed=done)
+            self._bars.detail = detail
         if not self.console.is_terminal and time.monotonic() - self._said >= PLAIN_SECONDS and done < self._total:
             self._said = time.monotonic()
-            fresh = done - self._done_before
-            left = f", {seconds / fresh * (self._total - done):.0f} s left" if fresh > 0 else ""
-            self.console.print(
-                f"  {self._stage}: {done}/{self._total} rows, {rate or 'working'}{left}", highlight=False
-            )
+            left = f", {self._seconds / fresh * (self._total - done):.0f} s left" if fresh else ""
+            self.console.print(f"  {self._stage}: {done}/{self._total} rows, {detail}{left}", highlight=False)
 
     def finish(self, stage: str, counts: Counts, seconds: float) -> None:
         """Leave one line per finished stage."""
@@ -126,6 +162,7 @@ class Display:
             self.console.print(Text(f"  {command}", style="bold cyan"), soft_wrap=True)
 
     def _clear(self) -> None:
+        self._bars.detail = ""
         if self._task is not None:
             self._bars.remove_task(self._task)
             self._task = None

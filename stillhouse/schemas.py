@@ -106,6 +106,15 @@ TABLES: dict[str, pl.Schema] = {
     "decisions": DECISIONS,
 }
 
+# Failed teacher calls, as the journal holds them; not a file of its own.
+FAILURES = _schema(
+    stage=pl.String,
+    call_id=pl.String,
+    cause=pl.String,
+    failed_at=pl.Datetime("ms", "UTC"),
+    answered_later=pl.Boolean,
+)
+
 # A row as it is published: config `default`; `rejected` has two more columns.
 PUBLISHED = _schema(
     id=pl.String,

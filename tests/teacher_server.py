@@ -21,14 +21,21 @@ WORDS = ["calm tone", "sharp humour", "mild regret", "open praise", "cold anger"
 
 
 class TeacherServer(ThreadingHTTPServer):
-    """Counts requests by their body; `mode` is good, garbage, error, cut, or learner (wrong until told so)."""
+    """Counts requests by their body, without the probes for structured output.
+
+    `mode` is good, garbage, error (400), cut, learner (wrong until told so), flaky (500 when first asked), down (503),
+    or free (answers 200 and ignores the schema). More than `most` requests at a time are refused with 429.
+    """
 
     def __init__(self) -> None:
         """Listen on a free loopback port."""
         super().__init__(("127.0.0.1", 0), _Handler)
         self.mode = "good"
         self.delay = 0.0
+        self.most = 1000
+        self.retry_after: str | None = None
         self.requests: Counter[str] = Counter()
+        self.probes = self.refused = self.in_flight = self.most_in_flight = 0
         self.keys: set[str] = set()
         self.lock = threading.Lock()
 
@@ -36,6 +43,18 @@ class TeacherServer(ThreadingHTTPServer):
     def base_url(self) -> str:
         """Base URL of the API."""
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def status_of(self, body: bytes) -> int:
+        """Count a request and return the status that it gets."""
+        key = hashlib.sha256(body).hexdigest()
+        self.requests[key] += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        if self.in_flight > self.most:
+            self.refused += 1
+            return 429
+        if self.mode == "flaky" and self.requests[key] == 1:
+            return 500
+        return {"error": 400, "down": 503}.get(self.mode, 200)
 
 
 @contextmanager
@@ -53,6 +72,7 @@ def serve_teacher() -> Iterator[TeacherServer]:
 
 class _Handler(BaseHTTPRequestHandler):
     server: TeacherServer
+    protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Say nothing."""
@@ -64,29 +84,38 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Answer a chat request by its schema."""
         body = self.rfile.read(int(self.headers["content-length"]))
-        server = self.server
+        request, server = json.loads(body), self.server
+        is_probe = "Say a word" in str(request.get("messages"))
         with server.lock:
-            server.requests[hashlib.sha256(body).hexdigest()] += 1
             server.keys.add(self.headers.get("authorization", ""))
-        if server.mode == "error":
-            return self._send(400, {"error": {"message": "this endpoint is broken"}})
+            server.in_flight += 1
+            server.probes += is_probe
+            status = 200 if is_probe else server.status_of(body)
         if server.delay:
             threading.Event().wait(server.delay)
-        request = json.loads(body)
+        with server.lock:
+            server.in_flight -= 1
+        if status != 200:
+            return self._send(status, {"error": {"message": "this endpoint is broken"}})
+        return self._send(200, self._completion(request, server.mode if server.mode == "free" or not is_probe else ""))
+
+    def _completion(self, request: dict[str, Any], mode: str) -> dict[str, Any]:
         told = request["messages"][-1]["content"].startswith("This answer is not valid: not JSON.")
-        wrong = server.mode == "garbage" or (server.mode == "learner" and not told)
+        wrong = mode in ("garbage", "free") or (mode == "learner" and not told)
         text = "I am sorry, I cannot." if wrong else json.dumps(_answer(request))
         reason = "stop"
-        if server.mode == "cut":
+        if mode == "cut":
             text, reason = text[: len(text) // 2], "length"
         choice = {"index": 0, "finish_reason": reason, "message": {"role": "assistant", "content": text}}
         usage = {"prompt_tokens": 50, "completion_tokens": 10, "total_tokens": 60}
         head = {"id": "c", "object": "chat.completion", "created": 0, "model": MODEL}
-        return self._send(200, {**head, "choices": [choice], "usage": usage})
+        return {**head, "choices": [choice], "usage": usage}
 
     def _send(self, status: int, content: dict[str, Any]) -> None:
         data = json.dumps(content).encode()
         self.send_response(status)
+        if status == 429 and self.server.retry_after:
+            self.send_header("retry-after", self.server.retry_after)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(data)))
         self.end_headers()

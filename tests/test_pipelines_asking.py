@@ -1,6 +1,6 @@
 """An invalid answer is asked for again with its fault told, up to the limit; what fails keeps its reason."""
 
-from collections.abc import Sequence
+import asyncio
 from typing import Any
 
 import pytest
@@ -18,11 +18,17 @@ class _ScriptedEngine:
         self.script = script
         self.asked: list[Call] = []
 
-    def ask(self, stage: str, calls: Sequence[Call], follow_up: Any, label: str, optional: bool) -> dict[str, Answer]:
-        assert optional == (label != "stage"), "a correction may fail"
-        self.asked += calls
-        texts = {call.call_id: self.script(str(call.prompt)) for call in calls}
-        return {key: Answer(text, "stop", 1, 1, 0.1) for key, text in texts.items() if text is not None}
+    def each(self, items: Any, handle: Any, stage: str, total: int, label: str | None) -> None:
+        async def work() -> None:
+            self.found = [await handle(item) for item in items]
+
+        asyncio.run(work())
+
+    async def answer(self, call: Call, optional: bool) -> Answer | None:
+        assert optional == bool(self.asked), "a correction may fail"
+        self.asked.append(call)
+        text = self.script(str(call.prompt))
+        return None if text is None else Answer(text, "stop", 1, 1, 0.1)
 
 
 def ask(script: Any, corrections: int = 2, **teacher: Any) -> tuple[Outcome[int], _ScriptedEngine]:
@@ -34,7 +40,8 @@ def ask(script: Any, corrections: int = 2, **teacher: Any) -> tuple[Outcome[int]
     engine = _ScriptedEngine(script)
     asker = Asker(Teacher(corrections=corrections, **teacher), seed=1)
     question = Question(Prompt("Count.", (), "How many?"), {"type": "integer"}, 0.5, 10)
-    return ask_checked({"q": question}, check, "stage", asker, engine)["q"], engine  # type: ignore[arg-type]
+    outcomes = ask_checked(["q"], lambda _: question, check, "stage", asker, engine)  # type: ignore[arg-type]
+    return outcomes["q"], engine
 
 
 def test_a_valid_answer_is_not_asked_again() -> None:
@@ -61,8 +68,10 @@ def test_after_the_limit_the_last_reason_stays() -> None:
 def test_a_failed_call_is_not_repeated_and_hides_no_earlier_fault() -> None:
     outcome, engine = ask(lambda prompt: None)
     assert (outcome.reason, outcome.answer, len(engine.asked)) == (FAILED, None, 1)
+    assert engine.found == [None]
     outcome, engine = ask(lambda prompt: None if "not valid" in prompt else "no")
     assert (outcome.reason, len(outcome.calls), len(engine.asked)) == ("not JSON", 1, 2)
+    assert engine.found == [False]
 
 
 def test_a_refused_answer_is_shown_short_and_printable() -> None:

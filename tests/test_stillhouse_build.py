@@ -123,7 +123,7 @@ def test_kill_minus_nine_loses_no_answer(recipe: Path, tmp_path: Path, teacher_s
     teacher_server.delay = 0.0
     assert stillhouse("run", recipe, "--out", run, "--until", "responses").returncode == 0
     assert tables_of(run) == wanted
-    in_flight = 2 * load_recipe(recipe).runtime.concurrency
+    in_flight = 2 * load_recipe(recipe).in_flight
     assert sum(teacher_server.requests.values()) <= answered(run) + in_flight
 
 

@@ -1,24 +1,45 @@
-"""Teachers: whatever answers a call. Each backend ends as an OpenAI-compatible endpoint that one client asks."""
+"""Teachers: whatever answers a call. Each backend answers one call at a time; the dispatcher does the rest."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
+from pipelines.journal import Journal
+from pipelines.teachers.backend import Backend
 from pipelines.teachers.embedded import serve_embedded
-from pipelines.teachers.endpoint import Endpoint, check_endpoint
-from stillhouse.recipe import Runtime, Teacher
+from pipelines.teachers.endpoint import Endpoint, EndpointBackend, check_endpoint, open_endpoint
+from pipelines.teachers.probing import find_dialect
+from stillhouse.recipe import Recipe, Teacher
 
-__all__ = ["Endpoint", "open_teacher"]
+__all__ = ["Backend", "open_teacher"]
 
 
-@contextmanager
-def open_teacher(teacher: Teacher, runtime: Runtime) -> Iterator[Endpoint]:
-    """Yield the endpoint of the recipe's teacher, checked to answer; an embedded one is served while open."""
-    if teacher.backend == "embedded":
-        with serve_embedded(teacher, runtime) as endpoint:
-            yield endpoint
-    else:
-        endpoint = Endpoint(
-            teacher.base_url or "", teacher.model, teacher.api_key_env, runtime.timeout, runtime.retries
-        )
-        check_endpoint(endpoint)
-        yield endpoint
+@asynccontextmanager
+async def open_teacher(recipe: Recipe, journal: Journal) -> AsyncIterator[list[Backend]]:
+    """Yield the backends of the recipe's teacher, checked to answer; those of this process run while open.
+
+    What was found out about a server is noted in the journal, so that a resumed run need not ask again.
+    """
+    teacher, runtime, limit = recipe.teacher, recipe.runtime, recipe.in_flight // max(1, len(recipe.teacher.base_urls))
+    async with AsyncExitStack() as stack:
+        if teacher.backend == "embedded":
+            endpoint = stack.enter_context(serve_embedded(teacher, limit, runtime.timeout))
+            yield [await stack.enter_async_context(open_endpoint(endpoint))]
+        else:
+            backends: list[Backend] = []
+            for url in teacher.base_urls:
+                endpoint = Endpoint(url, teacher.model, teacher.api_key_env, runtime.timeout, limit)
+                backend = await stack.enter_async_context(open_endpoint(endpoint))
+                await check_endpoint(backend)
+                backends.append(await _verified(backend, teacher, journal) if teacher.structured_output else backend)
+            yield backends
+
+
+async def _verified(backend: EndpointBackend, teacher: Teacher, journal: Journal) -> EndpointBackend:
+    """Return the backend with the dialect in which its server obeys a JSON Schema."""
+    key = f"dialect {backend.name} {teacher.model} {teacher.api}"
+    dialect = journal.note(key)
+    if dialect is None:
+        dialect = await find_dialect(backend, teacher)
+        journal.set_note(key, dialect)
+    return EndpointBackend(replace(backend.endpoint, dialect=dialect), backend.session)

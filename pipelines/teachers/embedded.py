@@ -7,20 +7,20 @@ from contextlib import contextmanager
 from pipelines.teachers.endpoint import Endpoint
 from stillhouse.errors import RunError
 from stillhouse.models import gguf_file
-from stillhouse.recipe import Runtime, Teacher
+from stillhouse.recipe import Teacher
 
 CONTEXT_TOKENS = 4096  # per request: prompt and answer
 MAX_SLOTS = 8  # llama.cpp's throughput on CPU peaks here
 
 
 @contextmanager
-def serve_embedded(teacher: Teacher, runtime: Runtime) -> Iterator[Endpoint]:
-    """Serve the model until the block ends. Raises RunError where it cannot be loaded."""
+def serve_embedded(teacher: Teacher, limit: int, timeout: float) -> Iterator[Endpoint]:
+    """Serve the model until the block ends, to `limit` requests at a time. Raises RunError where it does not load."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = str(gguf_file(teacher.model))
-    params.n_parallel = min(runtime.concurrency, MAX_SLOTS)
+    params.n_parallel = min(limit, MAX_SLOTS)
     params.n_ctx = CONTEXT_TOKENS * params.n_parallel
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 1
     params.swa_full = True  # without it, a shared prompt prefix is computed again for models with a sliding window
@@ -32,7 +32,12 @@ def serve_embedded(teacher: Teacher, runtime: Runtime) -> Iterator[Endpoint]:
         raise RunError(f"teacher.model: {params.model.path} cannot be loaded by llama.cpp: {error}") from error
     try:
         yield Endpoint(
-            f"{server.listening_address}/v1", teacher.model, None, runtime.timeout, runtime.retries, embedded=True
+            base_url=f"{server.listening_address}/v1",
+            model=teacher.model,
+            api_key_env=None,
+            timeout=timeout,
+            limit=limit,
+            dialect="embedded",
         )
     finally:
         del server

@@ -1,30 +1,70 @@
-"""The one client: sends a call to an OpenAI-compatible endpoint and gives back its answer."""
+"""A backend that is an OpenAI-compatible server: vLLM, SGLang, llama.cpp, Ollama or a hosted one."""
 
+import asyncio
+import json
 import os
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import aiohttp
 
 from pipelines.calls import Answer, Call, JsonSchema
+from pipelines.teachers.backend import CallFailedError, TransientError
 from stillhouse.errors import InputError, RunError
 
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+CHECK_SECONDS = 15.0
+CAUSE_SHOWN = 400  # characters of a server's own words
+LARGEST_REPLY = 64_000_000  # bytes
+BUSY = {408, 425, 429, 500, 502, 503, 504, 529}
+REFUSED_KEY = {401, 403}
+OUT_OF_MONEY = "insufficient_quota"  # OpenAI's code, sent with 429: no wait helps
 
-# llguidance, inside the embedded llama.cpp: no free white space, in which small models wander until they are cut.
-TIGHT_JSON = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}}
+Constrain = Callable[[JsonSchema], dict[str, Any]]
+
+
+def _response_format(schema: JsonSchema) -> dict[str, Any]:
+    return {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+    }
+
+
+def _tight(schema: JsonSchema) -> dict[str, Any]:
+    """llguidance, inside the embedded llama.cpp: no free white space, in which small models wander until cut."""
+    tight = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    return {"json_schema": {"x-guidance": tight, **schema}}
+
+
+# The field in which a server takes a JSON Schema. Some answer 200 and ignore a field, so `probe` looks at what comes.
+DIALECTS: dict[str, Constrain] = {
+    "response_format": _response_format,  # OpenAI and most others
+    "structured_outputs": lambda schema: {"structured_outputs": {"json": schema}},  # vLLM's completion API
+    "json_schema": lambda schema: {"json_schema": schema},  # llama.cpp's completion API
+    "json_schema as text": lambda schema: {"json_schema": json.dumps(schema)},  # SGLang's completion API
+    "embedded": _tight,
+}
+PROBED = tuple(name for name in DIALECTS if name != "embedded")
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where calls are sent. The key itself is never held, only the name of its environment variable."""
+    """Where calls are sent and how. The key itself is never held, only the name of its environment variable."""
 
     base_url: str
     model: str
     api_key_env: str | None
     timeout: float
-    retries: int
-    embedded: bool = False
+    limit: int
+    dialect: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Return what messages call this backend."""
+        return self.base_url
 
     def api_key(self) -> str:
         """Return the key; servers without one take any. Raises InputError where it cannot be a key."""
@@ -38,35 +78,91 @@ class Endpoint:
         key = self.api_key()
         return message if key == "none" else message.replace(key, "***")
 
-    def client(self) -> "AsyncOpenAI":
-        """Return a client that retries with backoff and honours Retry-After."""
-        from openai import AsyncOpenAI
 
-        return AsyncOpenAI(
-            base_url=self.base_url, api_key=self.api_key(), timeout=self.timeout, max_retries=self.retries
-        )
+@dataclass
+class EndpointBackend:
+    """Sends calls to one endpoint."""
+
+    endpoint: Endpoint
+    session: aiohttp.ClientSession
+    name: str = field(init=False)
+    limit: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Take name and limit from the endpoint."""
+        self.name, self.limit = self.endpoint.name, self.endpoint.limit
+
+    async def send(self, call: Call) -> Answer:
+        """Send a call once; see `Backend`."""
+        started = time.monotonic()
+        path = "/chat/completions" if call.api == "chat" else "/completions"
+        status, headers, content = await self.request("POST", path, json.dumps(_body(self.endpoint, call)))
+        if status != 200:
+            raise self._failure(status, headers, content)
+        try:
+            return _answer(call, json.loads(content), time.monotonic() - started)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise TransientError(f"HTTP 200, but no completion ({type(error).__name__}: {error})") from error
+
+    async def request(self, method: str, path: str, body: str | None = None) -> tuple[int, Mapping[str, str], bytes]:
+        """Return status, headers and body of a reply. Raises TransientError where there is none."""
+        try:
+            async with self.session.request(
+                method, self.endpoint.base_url.rstrip("/") + path, data=body, allow_redirects=False
+            ) as reply:
+                content = await reply.content.read(LARGEST_REPLY)
+                while len(content) < LARGEST_REPLY and (more := await reply.content.read(LARGEST_REPLY)):
+                    content += more
+                return reply.status, reply.headers, content
+        except TimeoutError as error:
+            raise TransientError(f"no answer within runtime.timeout ({self.endpoint.timeout:g} s)") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise TransientError(self.endpoint.redact(f"{type(error).__name__}: {error}")[:CAUSE_SHOWN]) from error
+
+    def _failure(self, status: int, headers: Mapping[str, str], content: bytes) -> Exception:
+        """Return what a reply other than 200 means for this call and for others."""
+        said = self.endpoint.redact(_said(content))
+        cause = f"HTTP {status}: {said}"[:CAUSE_SHOWN]
+        if status in REFUSED_KEY:
+            return _refused_key(self.endpoint, status)
+        if status == 402 or OUT_OF_MONEY in said:
+            return RunError(f"teacher {self.name} wants money ({cause}); pay, then run the same command again")
+        if status in BUSY or status > 500:
+            return TransientError(cause, _retry_after(headers), throttled=status in (429, 503, 529))
+        return CallFailedError(cause)
 
 
-def check_endpoint(endpoint: Endpoint) -> None:
+@asynccontextmanager
+async def open_endpoint(endpoint: Endpoint) -> AsyncIterator[EndpointBackend]:
+    """Yield a backend with a connection pool of its own."""
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        timeout=aiohttp.ClientTimeout(total=endpoint.timeout),
+        headers={"Authorization": f"Bearer {endpoint.api_key()}", "Content-Type": "application/json"},
+        trust_env=endpoint.dialect != "embedded",
+    ) as session:
+        yield EndpointBackend(endpoint, session)
+
+
+async def check_endpoint(backend: EndpointBackend) -> None:
     """Raise a clear error where the endpoint is unreachable, refuses the key or does not serve the model."""
-    import openai
-
-    client = openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key(), timeout=15, max_retries=1)
+    endpoint = backend.endpoint
     try:
-        served = {model.id for model in client.models.list()}
-    except openai.NotFoundError:
-        return  # some servers have no model list; the first call will tell
-    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-        raise InputError(
-            f"teacher {endpoint.base_url} refuses the key (HTTP {error.status_code}); "
-            f"put a valid one into the environment variable {endpoint.api_key_env}"
-        ) from error
-    except openai.APIError as error:
+        async with asyncio.timeout(CHECK_SECONDS):
+            status, _, content = await backend.request("GET", "/models")
+    except (TransientError, TimeoutError) as error:
+        cause = str(error) or f"no answer within {CHECK_SECONDS:g} s"
         raise RunError(
-            f"teacher {endpoint.base_url} cannot be reached: {endpoint.redact(str(error.__cause__ or error))}. "
+            f"teacher {endpoint.base_url} cannot be reached: {cause}. "
             "Start the server or mend `teacher.base_url`; nothing was lost, run the same command again"
         ) from error
-    except (ValueError, AttributeError, TypeError) as error:
+    if status in REFUSED_KEY:
+        raise _refused_key(endpoint, status)
+    if status != 200:
+        return  # some servers have no model list; the first call will tell
+    try:
+        served = {str(model["id"]) for model in json.loads(content)["data"]}
+    except (ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"teacher {endpoint.base_url} answers, but is no OpenAI-compatible endpoint; mend `teacher.base_url`"
         ) from error
@@ -77,42 +173,62 @@ def check_endpoint(endpoint: Endpoint) -> None:
         )
 
 
-async def send(client: "AsyncOpenAI", endpoint: Endpoint, call: Call) -> Answer:
-    """Send one call. Raises openai.APIError where it fails for good."""
-    started = time.monotonic()
-    common: dict[str, Any] = {
+def _body(endpoint: Endpoint, call: Call) -> dict[str, Any]:
+    """Return the request that sends a call."""
+    prompt = {"messages": call.prompt} if call.api == "chat" else {"prompt": call.prompt}
+    constraint = DIALECTS[endpoint.dialect or "response_format"](call.schema) if call.schema is not None else {}
+    return {
         "model": call.model,
+        **prompt,
         "temperature": call.temperature,
         "max_tokens": call.max_tokens,
         "seed": call.seed,
-        "extra_body": _constraint(endpoint, call),
+        **call.options,
+        **constraint,
     }
-    if call.api == "chat":
-        chat = await client.chat.completions.create(messages=call.prompt, **common)
-        choice, text, usage = chat.choices[0], chat.choices[0].message.content, chat.usage
-        if isinstance(text, list):  # some servers send the content in parts
-            text = "".join(part.get("text") or "" for part in text)
-    else:
-        completion = await client.completions.create(prompt=call.prompt, **common)
-        choice, text, usage = completion.choices[0], completion.choices[0].text, completion.usage
+
+
+def _answer(call: Call, reply: Any, seconds: float) -> Answer:
+    choice, usage = reply["choices"][0], reply.get("usage") or {}
+    text = choice["message"]["content"] if call.api == "chat" else choice["text"]
+    if isinstance(text, list):  # some servers send the content in parts
+        text = "".join(part.get("text") or "" for part in text)
+    if not isinstance(text, str | None):
+        raise TypeError(f"the answer is a {type(text).__name__}")
     return Answer(
         text=text or "",
-        finish_reason=choice.finish_reason or "unknown",
-        prompt_tokens=(usage and usage.prompt_tokens) or 0,
-        output_tokens=(usage and usage.completion_tokens) or 0,
-        seconds=time.monotonic() - started,
+        finish_reason=str(choice.get("finish_reason") or "unknown"),
+        prompt_tokens=int(usage.get("prompt_tokens") or 0),
+        output_tokens=int(usage.get("completion_tokens") or 0),
+        seconds=seconds,
     )
 
 
-def _constraint(endpoint: Endpoint, call: Call) -> dict[str, Any]:
-    if call.schema is None:  # a base model would go on with further questions of its own
-        return {"stop": ["\n"]} if call.api == "completion" else {}
-    if endpoint.embedded:
-        return {"json_schema": {**TIGHT_JSON, **call.schema}}
-    body = {"response_format": _response_format(call.schema)}
-    # llama.cpp's completion API answers 200 and ignores response_format; its own field is `json_schema`.
-    return body if call.api == "chat" else {**body, "json_schema": call.schema}
+def _said(content: bytes) -> str:
+    """Return a server's own words about a failure."""
+    text = content.decode("utf-8", "replace")
+    try:
+        error = json.loads(text)["error"]
+        return f"{error.get('code') or ''} {error['message']}".strip() if isinstance(error, dict) else str(error)
+    except (ValueError, TypeError, KeyError):
+        return " ".join(text.split())
 
 
-def _response_format(schema: JsonSchema) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that a server asks to wait: a number or a date (RFC 9110, 10.2.3)."""
+    value = headers.get("Retry-After", "").strip()
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _refused_key(endpoint: Endpoint, status: int) -> InputError:
+    return InputError(
+        f"teacher {endpoint.base_url} refuses the key (HTTP {status}); "
+        f"put a valid one into the environment variable {endpoint.api_key_env}"
+    )
