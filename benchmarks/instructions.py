@@ -72,7 +72,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
 
         def engine(name: str) -> Engine:
-            return stack.enter_context(Engine(recipe, Path(place) / f"{name}.sqlite", Display(console)))
+            return stack.enter_context(
+                Engine(recipe.teacher, recipe.runtime, Path(place) / f"{name}.sqlite", Display(console))
+            )
 
         asker = Asker(recipe.teacher.model_copy(update={"corrections": 0}), recipe.seed)
         rows = instructions.iter_rows(named=True)

@@ -40,9 +40,10 @@ class Call:
     @cached_property
     def json(self) -> str:
         """Return the canonical JSON form. Keys keep their order: a schema's is the order of writing."""
-        return json.dumps({name: getattr(self, name) for name in FIELDS}, separators=(",", ":"))
+        return _encode({name: getattr(self, name) for name in FIELDS})
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 FIELDS = tuple(part.name for part in fields(Call))
 
 
@@ -72,10 +73,9 @@ def parse_answer(answer: Answer) -> Any:
     text = THOUGHTS.sub("", answer.text, count=1) if answer.text.lstrip().startswith("<think>") else answer.text
     fenced = FENCE.fullmatch(text.strip())
     try:
-        value = json.loads(
-            fenced[1] if fenced else text, strict=False, object_pairs_hook=_object, parse_constant=_refuse
-        )
-        json.dumps(value, ensure_ascii=False).encode()
+        value = _DECODER.decode(fenced[1] if fenced else text)
+        if not text.isascii() or "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
     except UnusableAnswerError:
         raise
     except UnicodeEncodeError as error:
@@ -94,3 +94,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(constant: str) -> None:
     raise UnusableAnswerError(f"not JSON: {constant}")
+
+
+_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_object, parse_constant=_refuse)

@@ -47,10 +47,11 @@ class Lane:
         """Say whether a request may be sent now."""
         return now >= self.rests_until and self.in_flight < int(self.limit)
 
-    def answered(self) -> None:
-        """Take note of an answer."""
-        self.failed_in_a_row = 0
+    def answered(self) -> int:
+        """Take note of an answer; return by how many requests the limit has grown."""
+        self.failed_in_a_row, before = 0, int(self.limit)
         self.limit = min(self.backend.limit, self.limit + (1 if self.limit < self._slow_from else 1 / self.limit))
+        return int(self.limit) - before
 
     def failed(self, error: TransientError, sent_at: float, now: float) -> None:
         """Take note of a failed attempt that was sent at `sent_at`."""
@@ -81,6 +82,20 @@ class Dispatcher:
 
         Raises CallFailedError where it failed for good, and StoppedError where the run stopped before it was sent.
         """
+        try:
+            return await self._send_once(call)
+        except TransientError as error:
+            return await self._send_again(call, error)
+
+    async def _send_again(self, call: Call, error: TransientError) -> Answer:
+        """Go on after a first attempt that failed."""
+        before = [error]
+
+        async def attempt() -> Answer:
+            if before:
+                raise before.pop()
+            return await self._send_once(call)
+
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self._retries + 1),
             wait=self._seconds_before,
@@ -89,9 +104,9 @@ class Dispatcher:
             reraise=True,
         )
         try:
-            return await retrying(self._send_once, call)
-        except TransientError as error:
-            raise CallFailedError(str(error)) from error
+            return await retrying(attempt)
+        except TransientError as last:
+            raise CallFailedError(str(last)) from last
 
     def stop(self) -> None:
         """Send nothing more; what is in flight is awaited by whoever sent it."""
@@ -106,7 +121,7 @@ class Dispatcher:
             except TransientError as error:
                 lane.failed(error, sent_at, time.monotonic())
                 raise
-            lane.answered()
+            self._wake(lane.answered())
             return answer
 
     @asynccontextmanager
@@ -119,7 +134,7 @@ class Dispatcher:
             yield lane
         finally:
             lane.in_flight -= 1
-            self._wake(2)  # the limit may have grown by one
+            self._wake(1)
 
     def _free_lane(self) -> Lane | None:
         if self.stopped.is_set():

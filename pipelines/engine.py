@@ -17,15 +17,15 @@ from typing import Self, TypeVar
 from pipelines.calls import Answer, Call
 from pipelines.caps import Caps
 from pipelines.dispatch import Dispatcher, StoppedError
-from pipelines.journal import Journal, Usage, Writer, answer_row, failure_row
+from pipelines.journal import Journal, Usage, Writer, answer_row, failure_row, hash_of
 from pipelines.teachers import Backend, open_teacher
 from pipelines.teachers.backend import CallFailedError
 from stillhouse.errors import RunError
 from stillhouse.progress import BREAKER, BREAKER_FAILURES, BREAKER_WINDOW, Progress, Tally
-from stillhouse.recipe import Recipe
+from stillhouse.recipe import Runtime, Teacher
 
 Item = TypeVar("Item")
-OpenTeacher = Callable[[Recipe, Journal], AbstractAsyncContextManager[list[Backend]]]
+OpenTeacher = Callable[[Teacher, Runtime, Journal], AbstractAsyncContextManager[list[Backend]]]
 
 RESUME = "All answers so far are kept; run the same command again to resume"
 TICK_SECONDS = 0.25
@@ -40,20 +40,27 @@ class Engine:
     """
 
     def __init__(
-        self, recipe: Recipe, journal_path: Path, progress: Progress, open_teacher: OpenTeacher = open_teacher
+        self,
+        teacher: Teacher,
+        runtime: Runtime,
+        journal_path: Path,
+        progress: Progress,
+        open_teacher: OpenTeacher = open_teacher,
     ) -> None:
         """Prepare to ask; nothing is opened yet."""
-        self._recipe, self._journal_path, self._progress = recipe, journal_path, progress
+        self._teacher, self._runtime, self._journal_path, self._progress = teacher, runtime, journal_path, progress
         self._open_teacher = open_teacher
         self._runner, self._open = asyncio.Runner(), AsyncExitStack()
         self._opening: asyncio.Lock | None = None
         self._dispatcher: Dispatcher | None = None
+        self._recent: deque[bool] = deque(maxlen=BREAKER_WINDOW)
         self.begin()
 
     def __enter__(self) -> Self:
         """Open the journal."""
         self._journal = Journal(self._journal_path)
-        self._caps = Caps(self._recipe.runtime, self._recipe.teacher.price, self._journal.usage())
+        self._known = self._journal.hashes()
+        self._caps = Caps(self._runtime, self._teacher.price, self._journal.usage())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -84,7 +91,6 @@ class Engine:
         self._stage, self._total, self._tally = stage, total, Tally()
         self._last_cause = ""
         self._stop_reason: BaseException | None = None
-        self._recent: deque[bool] = deque(maxlen=BREAKER_WINDOW)
         self._flying: dict[str, asyncio.Future[Answer | None]] = {}
         self.asked += total
         self._progress.start(label or stage, total)
@@ -102,7 +108,8 @@ class Engine:
         """
         if call.call_id in self._flying:
             return await self._flying[call.call_id]
-        answer = self._journal.answer(call.call_id)
+        is_known = hash_of(call.call_id) in self._known
+        answer = self._journal.answer(call.call_id) if is_known else None
         if answer is not None:
             self._tally.journal += 1
         else:
@@ -113,7 +120,7 @@ class Engine:
                 flight.set_result(answer)
                 del self._flying[call.call_id]
         if answer is not None:
-            self.usage = self.usage.plus(answer)
+            self.usage.add(answer.prompt_tokens, answer.output_tokens)
         return answer
 
     async def _ask(self, call: Call, optional: bool) -> Answer | None:
@@ -130,6 +137,7 @@ class Engine:
                 return None
             self._caps.take(answer)
         await self._writer.put(answer_row(self._stage, call, answer))
+        self._known.add(hash_of(call.call_id))
         self._tally.prompt_tokens += answer.prompt_tokens
         self._tally.output_tokens += answer.output_tokens
         self._note(failed=False)
@@ -140,8 +148,10 @@ class Engine:
         self._opening = self._opening or asyncio.Lock()
         async with self._opening:
             if self._dispatcher is None:
-                backends = await self._open.enter_async_context(self._open_teacher(self._recipe, self._journal))
-                self._dispatcher = Dispatcher(backends, self._recipe.runtime.retries)
+                backends = await self._open.enter_async_context(
+                    self._open_teacher(self._teacher, self._runtime, self._journal)
+                )
+                self._dispatcher = Dispatcher(backends, self._runtime.retries)
         return self._dispatcher
 
     def _note(self, failed: bool) -> None:
@@ -189,12 +199,12 @@ class Engine:
         return self._stop_reason
 
     def _open_rows(self) -> int:
-        return min(2 * self._recipe.in_flight + ROWS_BESIDES, max(self._total, 1))
+        return min(2 * self._teacher.in_flight(self._runtime) + ROWS_BESIDES, max(self._total, 1))
 
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[None]:
         least, each = RESERVE_BYTES
-        self._writer = Writer(self._journal_path, least + each * self._recipe.in_flight)
+        self._writer = Writer(self._journal_path, least + each * self._teacher.in_flight(self._runtime))
         try:
             yield
         finally:
@@ -202,7 +212,7 @@ class Engine:
 
     @asynccontextmanager
     async def _ticking(self) -> AsyncIterator[None]:
-        price = self._recipe.teacher.price
+        price = self._teacher.price
 
         async def tick() -> None:
             while True:
@@ -241,9 +251,9 @@ class Engine:
                 signal.signal(number, handler)
 
     def _refuse_failures(self) -> None:
-        if self.failed > self._recipe.runtime.max_failed_share * self.asked:
+        if self.failed > self._runtime.max_failed_share * self.asked:
             raise RunError(
                 f"stage {self._stage}: {self.failed} of {self.asked} teacher calls failed, more than "
-                f"runtime.max_failed_share ({self._recipe.runtime.max_failed_share:g}) allows. "
+                f"runtime.max_failed_share ({self._runtime.max_failed_share:g}) allows. "
                 f"Last cause: {self._last_cause}. {RESUME}"
             )

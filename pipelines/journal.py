@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,10 +35,11 @@ CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 ANSWER = "INSERT INTO answers VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT(call_id) DO NOTHING"
 FAILURE = "INSERT INTO failures VALUES (?,?,?,?)"
 NOTE = "INSERT INTO notes VALUES (?,?) ON CONFLICT(key) DO UPDATE SET value = excluded.value"
+GROUP_ROWS = 1024  # in one commit at most
 Row = tuple[str, tuple[Any, ...]]  # a statement and its values
 
 
-@dataclass(frozen=True)
+@dataclass
 class Usage:
     """Calls and tokens of some answers."""
 
@@ -44,21 +47,11 @@ class Usage:
     prompt_tokens: int = 0
     output_tokens: int = 0
 
-    def __add__(self, other: "Usage") -> "Usage":
-        """Return the sums."""
-        return Usage(
-            self.calls + other.calls,
-            self.prompt_tokens + other.prompt_tokens,
-            self.output_tokens + other.output_tokens,
-        )
-
-    def __sub__(self, other: "Usage") -> "Usage":
-        """Return the differences."""
-        return self + Usage(-other.calls, -other.prompt_tokens, -other.output_tokens)
-
-    def plus(self, answer: Answer) -> "Usage":
-        """Return these figures and those of one more answer."""
-        return self + Usage(1, answer.prompt_tokens, answer.output_tokens)
+    def add(self, prompt_tokens: int, output_tokens: int, calls: int = 1) -> None:
+        """Count a call; a negative one takes it back."""
+        self.calls += calls
+        self.prompt_tokens += prompt_tokens
+        self.output_tokens += output_tokens
 
 
 class Journal:
@@ -71,6 +64,7 @@ class Journal:
             self._db = sqlite3.connect(path, timeout=60, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA wal_autocheckpoint=10000")  # pages: about 40 MB
             self._db.executescript(SCHEMA)
         except sqlite3.Error as error:
             raise RunError(f"journal {path} cannot be opened: {error}") from error
@@ -90,8 +84,12 @@ class Journal:
     def write(self, rows: Iterable[Row]) -> None:
         """Put rows on disk, all or none; they are there when this returns. Raises sqlite3.Error."""
         with self._db:
-            for statement, values in rows:
-                self._db.execute(statement, values)
+            for statement, group in groupby(rows, itemgetter(0)):
+                self._db.executemany(statement, (values for _, values in group))
+
+    def hashes(self) -> set[int]:
+        """Return 64 bits of the id of every call that is answered: most new calls need no look at the disk."""
+        return {hash_of(row[0]) for row in self._db.execute("SELECT call_id FROM answers")}
 
     def answer(self, call_id: str) -> Answer | None:
         """Return the answer that is on disk for a call."""
@@ -117,6 +115,11 @@ class Journal:
         """Sum calls and tokens of all answers."""
         query = "SELECT COUNT(*), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(output_tokens), 0) FROM answers"
         return Usage(*self._db.execute(query).fetchone())
+
+
+def hash_of(call_id: str) -> int:
+    """Return the first 64 bits of a call id."""
+    return int(call_id[:16], 16)
 
 
 def answer_row(stage: str, call: Call, answer: Answer) -> Row:
@@ -165,7 +168,7 @@ class Writer:
     async def _write_all(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
-            group, self._waiting = self._waiting, []
+            group, self._waiting = self._waiting[:GROUP_ROWS], self._waiting[GROUP_ROWS:]
             try:
                 await loop.run_in_executor(self._thread, self._write, [row for row, _ in group])
                 fault = None

@@ -147,7 +147,9 @@ class Build:
         """What asks the teacher, until the end of the run."""
         from pipelines.engine import Engine
 
-        return self._open.enter_context(Engine(self.recipe, self.folder.journal_path, self.progress))
+        return self._open.enter_context(
+            Engine(self.recipe.teacher, self.recipe.runtime, self.folder.journal_path, self.progress)
+        )
 
     @property
     def asker(self) -> "Asker":

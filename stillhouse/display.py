@@ -81,7 +81,11 @@ class Display:
             ("teacher", f"{recipe.teacher.model}, {where}"),
             ("student", recipe.curation.student),
             ("encoder", encoder if isinstance(encoder, str) else ", ".join(encoder)),
-            ("in flight", f"up to {recipe.in_flight} requests, each sent again {recipe.runtime.retries} times at most"),
+            (
+                "in flight",
+                f"up to {recipe.teacher.in_flight(recipe.runtime)} requests, each retried up to "
+                f"{recipe.runtime.retries} times",
+            ),
             ("stops", f"where {BREAKER}, or {recipe.runtime.max_failed_share:.0%} of a stage"),
             *([("caps", ", ".join(caps))] if caps else []),
         ):

@@ -51,3 +51,22 @@ class Progress(Protocol):
 
     def skip(self, stage: str) -> None:
         """Say that a stage was done before."""
+
+
+class Unseen:
+    """A run that nobody watches."""
+
+    def start(self, stage: str, total: int) -> None:
+        """Show nothing."""
+
+    def update(self, done: int, tokens: int = 0) -> None:
+        """Show nothing."""
+
+    def tally(self, tally: Tally) -> None:
+        """Show nothing."""
+
+    def finish(self, stage: str, counts: Counts, seconds: float) -> None:
+        """Show nothing."""
+
+    def skip(self, stage: str) -> None:
+        """Show nothing."""

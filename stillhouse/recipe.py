@@ -90,6 +90,30 @@ class Domain(Section):
         return self
 
 
+class Runtime(Section):
+    """How fast and how far, never what: none of these keys changes a row or a fingerprint."""
+
+    concurrency: int | None = Field(
+        None,
+        ge=1,
+        description="Requests in flight at each endpoint. Default: 8 embedded, 32 at an endpoint, 256 in vLLM, 10,000 "
+        "in a batch.",
+    )
+    timeout: float = Field(300, gt=0, description="Seconds before one teacher request counts as failed.")
+    retries: int = Field(4, ge=0, description="Times a failed request is sent again, with backoff.")
+    max_failed_share: float = Field(
+        0.05, ge=0, le=1, description="A stage whose share of failed calls is above this stops the run."
+    )
+    max_calls: int | None = Field(None, ge=1, description="Stop before the run folder has more answers than this.")
+    max_tokens: int | None = Field(
+        None, ge=1, description="Stop before it has used more tokens, of prompts and outputs."
+    )
+    max_cost: float | None = Field(None, gt=0, description="Stop before it has cost more, by `teacher.price`.")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="torch device of encoder and student."
+    )
+
+
 class Price(Section):
     """What a provider asks for a million tokens."""
 
@@ -141,6 +165,10 @@ class Teacher(Section):
     def base_urls(self) -> list[str]:
         """The servers of this teacher."""
         return [self.base_url] if isinstance(self.base_url, str) else list(self.base_url or [])
+
+    def in_flight(self, runtime: Runtime) -> int:
+        """Return how many requests are in flight at a time, at all servers together."""
+        return (runtime.concurrency or CONCURRENCY[self.backend]) * max(1, len(self.base_urls))
 
     def options(self) -> dict[str, Any]:
         """Return what is sent with every call besides the prompt: of the series, unless the recipe says otherwise."""
@@ -293,30 +321,6 @@ class Publish(Section):
     test_share: float = Field(0.1, ge=0, lt=1, description="Share of texts whose samples form the test split.")
 
 
-class Runtime(Section):
-    """How fast and how far, never what: none of these keys changes a row or a fingerprint."""
-
-    concurrency: int | None = Field(
-        None,
-        ge=1,
-        description="Requests in flight at each endpoint. Default: 8 embedded, 32 at an endpoint, 256 in vLLM, 10,000 "
-        "in a batch.",
-    )
-    timeout: float = Field(300, gt=0, description="Seconds before one teacher request counts as failed.")
-    retries: int = Field(4, ge=0, description="Times a failed request is sent again, with backoff.")
-    max_failed_share: float = Field(
-        0.05, ge=0, le=1, description="A stage whose share of failed calls is above this stops the run."
-    )
-    max_calls: int | None = Field(None, ge=1, description="Stop before the run folder has more answers than this.")
-    max_tokens: int | None = Field(
-        None, ge=1, description="Stop before it has used more tokens, of prompts and outputs."
-    )
-    max_cost: float | None = Field(None, gt=0, description="Stop before it has cost more, by `teacher.price`.")
-    device: str = Field(
-        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="torch device of encoder and student."
-    )
-
-
 class Recipe(Section):
     """A whole run."""
 
@@ -332,12 +336,6 @@ class Recipe(Section):
     curation: Curation = Curation.model_validate({})
     publish: Publish = Publish.model_validate({})
     runtime: Runtime = Runtime.model_validate({})
-
-    @property
-    def in_flight(self) -> int:
-        """Teacher requests that are in flight at a time, at all endpoints together."""
-        each = self.runtime.concurrency or CONCURRENCY[self.teacher.backend]
-        return each * max(1, len(self.teacher.base_urls))
 
     @model_validator(mode="after")
     def _cost_has_a_price(self) -> Self:

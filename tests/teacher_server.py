@@ -37,6 +37,7 @@ class TeacherServer(ThreadingHTTPServer):
         self.requests: Counter[str] = Counter()
         self.probes = self.refused = self.in_flight = self.most_in_flight = 0
         self.keys: set[str] = set()
+        self.bad_words: set[str] = set()  # in a request that gets 400
         self.lock = threading.Lock()
 
     @property
@@ -54,6 +55,8 @@ class TeacherServer(ThreadingHTTPServer):
             return 429
         if self.mode == "flaky" and self.requests[key] == 1:
             return 500
+        if any(word.encode() in body for word in self.bad_words):
+            return 400
         return {"error": 400, "down": 503}.get(self.mode, 200)
 
 

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from stillhouse.build import STAGES, fingerprints
-from stillhouse.recipe import load_recipe
+from stillhouse.recipe import Teacher, load_recipe
 from stillhouse.schemas import TABLES
 from stillhouse.store import RunFolder
 from tests.conftest import COMMAND, endpoint_teacher, stillhouse, write_recipe
@@ -123,7 +123,7 @@ def test_kill_minus_nine_loses_no_answer(recipe: Path, tmp_path: Path, teacher_s
     teacher_server.delay = 0.0
     assert stillhouse("run", recipe, "--out", run, "--until", "responses").returncode == 0
     assert tables_of(run) == wanted
-    in_flight = 2 * load_recipe(recipe).in_flight
+    in_flight = 2 * Teacher(**endpoint_teacher(teacher_server)).in_flight(load_recipe(recipe).runtime)
     assert sum(teacher_server.requests.values()) <= answered(run) + in_flight
 
 

@@ -9,18 +9,18 @@ from pipelines.teachers.backend import Backend
 from pipelines.teachers.embedded import serve_embedded
 from pipelines.teachers.endpoint import Endpoint, EndpointBackend, check_endpoint, open_endpoint
 from pipelines.teachers.probing import find_dialect
-from stillhouse.recipe import Recipe, Teacher
+from stillhouse.recipe import Runtime, Teacher
 
 __all__ = ["Backend", "open_teacher"]
 
 
 @asynccontextmanager
-async def open_teacher(recipe: Recipe, journal: Journal) -> AsyncIterator[list[Backend]]:
+async def open_teacher(teacher: Teacher, runtime: Runtime, journal: Journal) -> AsyncIterator[list[Backend]]:
     """Yield the backends of the recipe's teacher, checked to answer; those of this process run while open.
 
     What was found out about a server is noted in the journal, so that a resumed run need not ask again.
     """
-    teacher, runtime, limit = recipe.teacher, recipe.runtime, recipe.in_flight // max(1, len(recipe.teacher.base_urls))
+    limit = teacher.in_flight(runtime) // max(1, len(teacher.base_urls))
     async with AsyncExitStack() as stack:
         if teacher.backend == "embedded":
             endpoint = stack.enter_context(serve_embedded(teacher, limit, runtime.timeout))

@@ -111,8 +111,8 @@ class EndpointBackend:
                 method, self.endpoint.base_url.rstrip("/") + path, data=body, allow_redirects=False
             ) as reply:
                 content = await reply.content.read(LARGEST_REPLY)
-                while len(content) < LARGEST_REPLY and (more := await reply.content.read(LARGEST_REPLY)):
-                    content += more
+                while not reply.content.at_eof() and len(content) < LARGEST_REPLY:
+                    content += await reply.content.read(LARGEST_REPLY)
                 return reply.status, reply.headers, content
         except TimeoutError as error:
             raise TransientError(f"no answer within runtime.timeout ({self.endpoint.timeout:g} s)") from error

@@ -1,0 +1,114 @@
+"""A stillhouse teacher as an LLM of distilabel: the only file that knows distilabel.
+
+stillhouse's own stages ask the engine directly: a distilabel pipeline takes 3 s to start and waits for each batch.
+"""
+
+import os
+import signal
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from distilabel.models.llms import LLM
+from distilabel.models.llms.utils import prepare_output
+from pydantic import Field, PrivateAttr, validate_call
+
+from pipelines.calls import Answer, Call
+from pipelines.engine import Engine
+from stillhouse.errors import StillhouseError
+from stillhouse.progress import Unseen
+from stillhouse.recipe import Runtime, Teacher
+
+Prompt: TypeAlias = str | list[dict[str, str]]
+
+
+class StillhouseLLM(LLM):  # type: ignore[misc]
+    """Any teacher of stillhouse, for any Task of distilabel.
+
+    `teacher` and `runtime` are the sections of a recipe, `journal_path` is the file that keeps every answer: a
+    pipeline that is run again asks only for what is missing. An input may be (prompt, {"schema": JSON Schema}).
+
+    distilabel turns an exception into a batch of None and goes on. Nothing is raised here: a call that failed is None
+    for its own row, with the cause in the journal; where no further call has a chance (key refused, circuit breaker,
+    disk full) what is answered is given back, nothing more is sent, and the pipeline is stopped as by Ctrl-C.
+    """
+
+    teacher: dict[str, Any]
+    journal_path: str
+    runtime: dict[str, Any] = Field(default_factory=dict)
+    stage: str = "distilabel"
+    _engine: Engine | None = PrivateAttr(default=None)
+    _stopped: bool = PrivateAttr(default=False)
+
+    @property
+    def model_name(self) -> str:
+        """Return the name of the teacher model."""
+        return Teacher.model_validate(self.teacher).model
+
+    def load(self) -> None:
+        """Open the journal; the teacher is opened at the first call."""
+        super().load()
+        settings = Teacher.model_validate(self.teacher), Runtime.model_validate(self.runtime)
+        self._engine = Engine(*settings, Path(self.journal_path), Unseen()).__enter__()
+
+    def unload(self) -> None:
+        """Close the teacher and the journal."""
+        if self._engine:
+            self._engine.__exit__()
+            self._engine = None
+
+    @validate_call
+    def generate(
+        self,
+        inputs: list[Any],
+        num_generations: int = 1,
+        temperature: float = 0.7,
+        max_new_tokens: int = 512,
+        seed: int = 42,
+    ) -> Any:
+        """Return `num_generations` answers per input; each has a seed of its own, from `seed` on."""
+        settings = Teacher.model_validate(self.teacher)
+        places = [(row, number) for row in range(len(inputs)) for number in range(num_generations)]
+        calls = {
+            (row, number): _call(settings, inputs[row], temperature, max_new_tokens, seed + number)
+            for row, number in places
+        }
+        answers: dict[tuple[int, int], Answer | None] = dict.fromkeys(places)
+        self._ask(calls, answers)
+        rows = ([answers[row, number] for number in range(num_generations)] for row in range(len(inputs)))
+        return [
+            prepare_output(
+                generations=[answer and answer.text for answer in row],
+                input_tokens=[answer.prompt_tokens if answer else 0 for answer in row],
+                output_tokens=[answer.output_tokens if answer else 0 for answer in row],
+            )
+            for row in rows
+        ]
+
+    def _ask(self, calls: dict[tuple[int, int], Call], answers: dict[tuple[int, int], Answer | None]) -> None:
+        engine = self._engine
+        if self._stopped or engine is None:
+            return
+
+        async def handle(place: tuple[int, int]) -> bool | None:
+            answers[place] = await engine.answer(calls[place])
+            return True if answers[place] else None
+
+        try:
+            engine.each(calls, handle, self.stage, len(calls))
+        except (StillhouseError, KeyboardInterrupt) as error:
+            self._logger.error("stopped: %s", error)  # noqa: TRY400 # a message for people
+            self._stopped = True
+            if parent := parent_process():
+                os.kill(int(parent.pid or 0), signal.SIGINT)
+
+
+def _call(teacher: Teacher, given: Any, temperature: float, max_tokens: int, seed: int) -> Call:
+    prompt, structure = given if isinstance(given, tuple) else (given, {})
+    api = teacher.api or "completion"
+    if isinstance(prompt, list) and api == "completion":
+        prompt = "\n\n".join(message["content"] for message in prompt) + "\n\n"
+    elif isinstance(prompt, str) and api == "chat":
+        prompt = [{"role": "user", "content": prompt}]
+    schema = structure.get("schema") if teacher.structured_output else None
+    return Call(teacher.model, teacher.revision, api, prompt, schema, temperature, max_tokens, seed, teacher.options())
