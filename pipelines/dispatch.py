@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from pipelines.calls import Answer, Call
+from pipelines.caps import Caps
 from pipelines.teachers.backend import Backend, CallFailedError, TransientError
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before a retry: random, up to 0.5, 1, 2, 4 ... 60
@@ -69,18 +70,19 @@ class Lane:
 class Dispatcher:
     """Keeps requests in flight on every backend, up to its limit, and sends failed ones again."""
 
-    def __init__(self, backends: Sequence[Backend], retries: int) -> None:
-        """Take the backends of one teacher, and how often a failed request is sent again."""
+    def __init__(self, backends: Sequence[Backend], retries: int, caps: Caps) -> None:
+        """Take the backends of one teacher, how often a failed request is sent again, and the caps."""
         self.lanes = [Lane(backend) for backend in backends]
         self.stopped = asyncio.Event()
-        self._retries = retries
+        self._retries, self._caps = retries, caps
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._wait = wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT)
 
     async def send(self, call: Call) -> Answer:
         """Send a call until it is answered or has been retried often enough.
 
-        Raises CallFailedError where it failed for good, and StoppedError where the run stopped before it was sent.
+        Raises CallFailedError where it failed for good, StoppedError where the run stopped before it was sent,
+        and RunError where a cap forbids it.
         """
         try:
             return await self._send_once(call)
@@ -115,12 +117,14 @@ class Dispatcher:
 
     async def _send_once(self, call: Call) -> Answer:
         async with self._lane() as lane:
-            sent_at = time.monotonic()
-            try:
-                answer = await lane.backend.send(call)
-            except TransientError as error:
-                lane.failed(error, sent_at, time.monotonic())
-                raise
+            with self._caps.admitted(call):
+                sent_at = time.monotonic()
+                try:
+                    answer = await lane.backend.send(call)
+                except TransientError as error:
+                    lane.failed(error, sent_at, time.monotonic())
+                    raise
+                self._caps.take(answer)
             self._wake(lane.answered())
             return answer
 

@@ -127,15 +127,13 @@ class Engine:
         dispatcher = self._dispatcher or await self._opened()
         if self._stop_reason or self._writer.is_broken:
             raise StoppedError
-        with self._caps.admitted(call):
-            try:
-                answer = await dispatcher.send(call)
-            except CallFailedError as error:
-                self._last_cause = str(error)
-                await self._writer.put(failure_row(self._stage, call, str(error)))
-                self._note(failed=not optional)
-                return None
-            self._caps.take(answer)
+        try:
+            answer = await dispatcher.send(call)
+        except CallFailedError as error:
+            self._last_cause = str(error)
+            await self._writer.put(failure_row(self._stage, call, str(error)))
+            self._note(failed=not optional)
+            return None
         await self._writer.put(answer_row(self._stage, call, answer))
         self._known.add(hash_of(call.call_id))
         self._tally.prompt_tokens += answer.prompt_tokens
@@ -151,7 +149,7 @@ class Engine:
                 backends = await self._open.enter_async_context(
                     self._open_teacher(self._teacher, self._runtime, self._journal)
                 )
-                self._dispatcher = Dispatcher(backends, self._runtime.retries)
+                self._dispatcher = Dispatcher(backends, self._runtime.retries, self._caps)
         return self._dispatcher
 
     def _note(self, failed: bool) -> None:

@@ -24,7 +24,8 @@ class TeacherServer(ThreadingHTTPServer):
     """Counts requests by their body, without the probes for structured output.
 
     `mode` is good, garbage, error (400), cut, learner (wrong until told so), flaky (500 when first asked), down (503),
-    or free (answers 200 and ignores the schema). More than `most` requests at a time are refused with 429.
+    leaky (400 that repeats the key), or free (answers 200 and ignores the schema). More than `most` requests at a time
+    are refused with 429. A request with the word `patience` waits until `patience` others are answered.
     """
 
     def __init__(self) -> None:
@@ -37,6 +38,7 @@ class TeacherServer(ThreadingHTTPServer):
         self.requests: Counter[str] = Counter()
         self.probes = self.refused = self.in_flight = self.most_in_flight = 0
         self.keys: set[str] = set()
+        self.patience = self.answered = 0
         self.bad_words: set[str] = set()  # in a request that gets 400
         self.lock = threading.Lock()
 
@@ -57,7 +59,7 @@ class TeacherServer(ThreadingHTTPServer):
             return 500
         if any(word.encode() in body for word in self.bad_words):
             return 400
-        return {"error": 400, "down": 503}.get(self.mode, 200)
+        return {"error": 400, "leaky": 400, "down": 503}.get(self.mode, 200)
 
 
 @contextmanager
@@ -96,10 +98,14 @@ class _Handler(BaseHTTPRequestHandler):
             status = 200 if is_probe else server.status_of(body)
         if server.delay:
             threading.Event().wait(server.delay)
+        while b"patience" in body and server.answered < server.patience:
+            threading.Event().wait(0.01)
         with server.lock:
             server.in_flight -= 1
+            server.answered += 1
         if status != 200:
-            return self._send(status, {"error": {"message": "this endpoint is broken"}})
+            key = self.headers.get("authorization", "") if server.mode == "leaky" else ""
+            return self._send(status, {"error": {"message": f"this endpoint is broken{key}"}})
         return self._send(200, self._completion(request, server.mode if server.mode == "free" or not is_probe else ""))
 
     def _completion(self, request: dict[str, Any], mode: str) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class EndpointBackend:
         """Send a call once; see `Backend`."""
         started = time.monotonic()
         path = "/chat/completions" if call.api == "chat" else "/completions"
-        status, headers, content = await self.request("POST", path, json.dumps(_body(self.endpoint, call)))
+        status, headers, content = await self.request("POST", path, json.dumps(body_of(self.endpoint, call)))
         if status != 200:
             raise self._failure(status, headers, content)
         try:
@@ -173,7 +173,7 @@ async def check_endpoint(backend: EndpointBackend) -> None:
         )
 
 
-def _body(endpoint: Endpoint, call: Call) -> dict[str, Any]:
+def body_of(endpoint: Endpoint, call: Call) -> dict[str, Any]:
     """Return the request that sends a call."""
     prompt = {"messages": call.prompt} if call.api == "chat" else {"prompt": call.prompt}
     constraint = DIALECTS[endpoint.dialect or "response_format"](call.schema) if call.schema is not None else {}
