@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 from pipelines.calls import Answer, Call
 from pipelines.caps import Caps
 from pipelines.dispatch import Dispatcher, StoppedError
-from pipelines.journal import Journal, Usage, Writer, answer_row, failure_row, hash_of
+from pipelines.journal import Journal, Row, Usage, Writer, answer_row, failure_row, hash_of, salvage
 from pipelines.teachers import Backend, open_teacher
 from pipelines.teachers.backend import CallFailedError
 from stillhouse.errors import RunError
@@ -57,7 +57,10 @@ class Engine:
         self.begin()
 
     def __enter__(self) -> Self:
-        """Open the journal."""
+        """Open the journal; a damaged one is mended first, as far as it can be read."""
+        saved = salvage(self._journal_path)
+        if saved is not None:
+            self._progress.warn(f"the journal was damaged: {saved:,} answers are recovered, the damaged file is kept")
         self._journal = Journal(self._journal_path)
         self._known = self._journal.hashes()
         self._caps = Caps(self._runtime, self._teacher.price, self._journal.usage())
@@ -125,21 +128,32 @@ class Engine:
 
     async def _ask(self, call: Call, optional: bool) -> Answer | None:
         dispatcher = self._dispatcher or await self._opened()
-        if self._stop_reason or self._writer.is_broken:
+        if self._stop_reason:
             raise StoppedError
         try:
             answer = await dispatcher.send(call)
         except CallFailedError as error:
             self._last_cause = str(error)
-            await self._writer.put(failure_row(self._stage, call, str(error)))
+            await self._write(failure_row(self._stage, call, str(error)))
             self._note(failed=not optional)
             return None
-        await self._writer.put(answer_row(self._stage, call, answer))
+        await self._write(answer_row(self._stage, call, answer))
         self._known.add(hash_of(call.call_id))
         self._tally.prompt_tokens += answer.prompt_tokens
         self._tally.output_tokens += answer.output_tokens
         self._note(failed=False)
         return answer
+
+    async def _write(self, row: Row) -> None:
+        """Put a row on disk; nothing more is asked once that was only possible with the reserve."""
+        await self._writer.put(row)
+        if self._writer.fault:
+            self._stop(
+                RunError(
+                    f"journal {self._journal_path} cannot be written ({self._writer.fault}): the disk is full or "
+                    f"broken. Make room, and keep the journal. {RESUME}"
+                )
+            )
 
     async def _opened(self) -> Dispatcher:
         """Open the teacher, once."""
@@ -183,7 +197,7 @@ class Engine:
 
         def ended(task: "asyncio.Task[None]") -> None:
             error = task.exception()
-            if error and not isinstance(error, StoppedError):
+            if error:
                 self._stop(error)
 
         if self._dispatcher:

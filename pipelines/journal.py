@@ -9,7 +9,7 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -36,6 +36,8 @@ ANSWER = "INSERT INTO answers VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT(call_id) DO
 FAILURE = "INSERT INTO failures VALUES (?,?,?,?)"
 NOTE = "INSERT INTO notes VALUES (?,?) ON CONFLICT(key) DO UPDATE SET value = excluded.value"
 GROUP_ROWS = 1024  # in one commit at most
+HEADER_BYTES = 100  # of an SQLite file: page size at 16, number of pages at 28
+SMALLEST_ROW = 200  # bytes that an answer takes at least
 Row = tuple[str, tuple[Any, ...]]  # a statement and its values
 
 
@@ -133,11 +135,51 @@ def failure_row(stage: str, call: Call, cause: str) -> Row:
     return FAILURE, (call.call_id, stage, cause, time.time())
 
 
+def salvage(path: Path) -> int | None:
+    """Replace a damaged journal by one of all answers that can still be read; return their number, None if it is whole.
+
+    The damaged file is kept beside it. Raises RunError where even that is not possible.
+    """
+    try:
+        with Journal(path) as journal:
+            journal.usage()
+            journal.hashes()
+            return None
+    except (RunError, sqlite3.DatabaseError) as error:
+        cause = error.__cause__ if isinstance(error, RunError) else error
+        if getattr(cause, "sqlite_errorcode", None) != sqlite3.SQLITE_CORRUPT:
+            raise
+        aside = path.with_name(f"{path.stem}.damaged-{time.time_ns()}{path.suffix}")
+        for suffix in ("", "-wal", "-shm"):
+            if (part := path.with_name(path.name + suffix)).exists():
+                part.replace(aside.with_name(aside.name + suffix))
+    with Journal(path) as journal:
+        journal.write((ANSWER, row) for row in _readable(aside))
+        return journal.usage().calls
+
+
+def _readable(path: Path) -> Iterator[tuple[Any, ...]]:
+    """Yield the answers of a damaged file, one by one, past pages that cannot be read."""
+    with path.open("r+b") as file:  # a file that was cut short is not opened at all: its lost pages become empty ones
+        head = file.read(HEADER_BYTES)
+        size = int.from_bytes(head[16:18], "big") * int.from_bytes(head[28:32], "big")
+        file.truncate(max(size, path.stat().st_size))
+    most = path.stat().st_size // SMALLEST_ROW
+    with sqlite3.connect(path) as db:
+        for number in range(1, most + 1):
+            try:
+                row = db.execute("SELECT * FROM answers WHERE rowid = ?", (number,)).fetchone()
+            except sqlite3.DatabaseError:
+                continue
+            if row:
+                yield row
+
+
 class Writer:
     """Commits rows in groups, in one thread. What it could not write when the disk was full, it writes into a reserve.
 
     The reserve is a file of real blocks beside the journal. It is given up at the first failure, so that the answers
-    still in flight, which are paid for, find room; `is_broken` then says that nothing more may be asked.
+    still in flight, which are paid for, find room; `fault` then says why nothing more may be asked.
     """
 
     def __init__(self, path: Path, reserve_bytes: int) -> None:
@@ -155,7 +197,7 @@ class Writer:
         self._thread = ThreadPoolExecutor(1, "journal")
         self._waiting: list[tuple[Row, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
-        self.is_broken = False
+        self.fault = ""
 
     async def put(self, row: Row) -> None:
         """Put a row on disk; it is there when this returns. Raises RunError where the disk is full or broken."""
@@ -182,8 +224,8 @@ class Writer:
     def _write(self, rows: list[Row]) -> None:
         try:
             self._journal.write(rows)
-        except sqlite3.Error:
-            self.is_broken = True
+        except sqlite3.Error as error:
+            self.fault = str(error)
             self._reserve.unlink(missing_ok=True)
             self._journal.write(rows)
 

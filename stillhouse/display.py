@@ -143,6 +143,10 @@ class Display:
         """Say that a stage was done before."""
         self.console.print(Text.assemble(("· ", "dim"), f"{stage:13}", ("          done before", "dim")))
 
+    def warn(self, message: str) -> None:
+        """Print a warning."""
+        self.console.print(Text.assemble(("! ", "yellow"), message))
+
     def summary(self, funnel: dict[str, int], manifest: dict[str, Any], samples: list[dict[str, Any]]) -> None:
         """Show the funnel, time and tokens per stage, and sample rows."""
         self.console.print("", _funnel_table(funnel), "", _cost_table(manifest), "")

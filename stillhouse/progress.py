@@ -52,6 +52,9 @@ class Progress(Protocol):
     def skip(self, stage: str) -> None:
         """Say that a stage was done before."""
 
+    def warn(self, message: str) -> None:
+        """Say what a person should know."""
+
 
 class Unseen:
     """A run that nobody watches."""
@@ -69,4 +72,7 @@ class Unseen:
         """Show nothing."""
 
     def skip(self, stage: str) -> None:
+        """Show nothing."""
+
+    def warn(self, message: str) -> None:
         """Show nothing."""
