@@ -6,7 +6,7 @@ BIN := .venv/bin
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := torch==2.13.0
 
-.PHONY: demo test prove lint types contracts wheel clean
+.PHONY: demo test prove lint types contracts wheel vllm clean
 
 demo: .venv/installed
 	$(BIN)/stillhouse run recipes/demo.yaml
@@ -31,6 +31,10 @@ contracts: .venv/installed
 wheel: .venv/installed
 	.ci/try_wheel
 
+# Tries the vLLM backend against real vLLM on the CPU.
+vllm: .venv/installed
+	.ci/try_vllm $(TORCH_INDEX)
+
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-deps --extra-index-url $(TORCH_INDEX) $(TORCH)
@@ -53,4 +57,4 @@ models/all-mpnet-base-v2: .venv/installed
 
 # Leaves runs/ alone: teacher answers were paid for.
 clean:
-	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-vllm dist build .mypy_cache .ruff_cache .pytest_cache

@@ -5,7 +5,7 @@ number of top tokens whose cumulative p reaches TOP_P, x = the token's rank from
 difficulty is the mean of the s above 0, and 0 where there is none.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from stillhouse.errors import RunError
 if TYPE_CHECKING:
     import torch
 
+NO_ARGUMENTS: Mapping[str, Any] = {}
 TOP_P = 0.95
 BATCH_TOKENS = 512  # the fastest on CPU: larger batches leave the cache
 POSITIONS = 128  # rows of logits held at once: 128 x 262,144 x 4 bytes = 134 MB
@@ -43,15 +44,22 @@ class Score:
     reason: str | None = None
 
 
-def encode(prompt: str, output: str, tokenizer: Any, max_length: int) -> Encoded | str:
+def encode(
+    prompt: str, output: str, tokenizer: Any, max_length: int, template: Mapping[str, Any] = NO_ARGUMENTS
+) -> Encoded | str:
     """Return the token ids, or the reason why the sample cannot be scored.
 
     Prompt and output are tokenised apart, so that no token spans their boundary; the student's chat template is
-    used where it has one. A prompt that is too long loses tokens on the left, the output never loses any.
+    used where it has one, with the arguments `template`. A prompt that is too long loses tokens on the left, the
+    output never loses any.
     """
     if tokenizer.chat_template:
         prompt_ids = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=True, return_dict=True
+            [{"role": "user", "content": prompt}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            **template,
         )["input_ids"]
     else:
         prompt_ids = tokenizer(prompt)["input_ids"]
@@ -70,15 +78,18 @@ def score_samples(
     tokenizer: Any,
     max_length: int,
     report: Callable[[int, int], None] = lambda done, tokens: None,
+    template: Mapping[str, Any] = NO_ARGUMENTS,
 ) -> list[Score]:
-    """Score (prompt, output) pairs, in their order. `report` is told samples done and tokens read so far.
+    """Score (prompt, output) pairs, in their order.
+
+    `template` are arguments of the student's chat template. `report` is told samples done and tokens read so far.
 
     Raises RunError where the model's logits are not those of its output layer.
     """
     scores: list[Score] = [Score()] * len(samples)
     encoded: dict[int, Encoded] = {}
     for number, (prompt, output) in enumerate(samples):
-        result = encode(prompt, output, tokenizer, max_length)
+        result = encode(prompt, output, tokenizer, max_length, template)
         if isinstance(result, str):
             scores[number] = Score(reason=result)
         else:

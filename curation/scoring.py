@@ -13,6 +13,7 @@ from stillhouse.near_duplicates import Vectors, find_near_duplicates
 from stillhouse.progress import Progress
 from stillhouse.recipe import Curation
 from stillhouse.schemas import SCORES, table_of
+from stillhouse.series import SERIES
 
 
 def score_responses(
@@ -38,7 +39,8 @@ def score_responses(
     progress.start("scores", total=len(valid))
     near = find_near_duplicates(sample_vectors(valid, encoder), settings.similarity)
     pairs = list(valid.select("prompt", "output").iter_rows())
-    scores = score_samples(pairs, *student, settings.max_length, progress.update)
+    template = SERIES[settings.series].template if settings.series else {}
+    scores = score_samples(pairs, *student, settings.max_length, progress.update, template)
     ids = valid["sample_id"].to_list()
     rows: list[dict[str, object]] = []
     for sample_id, score, nearest, similarity in zip(ids, scores, near.nearest, near.similarity, strict=True):

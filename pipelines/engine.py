@@ -20,7 +20,7 @@ from pipelines.dispatch import Dispatcher, StoppedError
 from pipelines.journal import Journal, Row, Usage, Writer, answer_row, failure_row, hash_of, salvage
 from pipelines.teachers import Backend, open_teacher
 from pipelines.teachers.backend import CallFailedError
-from stillhouse.errors import RunError
+from stillhouse.errors import RunError, StillhouseError
 from stillhouse.progress import BREAKER, BREAKER_FAILURES, BREAKER_WINDOW, Progress, Tally
 from stillhouse.recipe import Runtime, Teacher
 
@@ -159,10 +159,15 @@ class Engine:
         """Open the teacher, once."""
         self._opening = self._opening or asyncio.Lock()
         async with self._opening:
+            if self._stop_reason:
+                raise StoppedError
             if self._dispatcher is None:
-                backends = await self._open.enter_async_context(
-                    self._open_teacher(self._teacher, self._runtime, self._journal)
-                )
+                opening = self._open_teacher(self._teacher, self._runtime, self._journal)
+                try:
+                    backends = await self._open.enter_async_context(opening)
+                except StillhouseError as error:
+                    self._stop(error)  # before another row tries
+                    raise
                 self._dispatcher = Dispatcher(backends, self._runtime.retries, self._caps)
         return self._dispatcher
 

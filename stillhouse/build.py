@@ -89,6 +89,8 @@ class Build:
             torch_device(self.recipe.runtime.device)
         if self.recipe.teacher.backend == "embedded":
             gguf_file(self.recipe.teacher.model)
+        elif self.recipe.teacher.backend == "vllm":
+            check_causal_lm(self.recipe.teacher.model)
 
     def _run_stage(self, stage: Stage, manifest: dict[str, Any], prints: dict[str, str]) -> None:
         started, before = time.monotonic(), manifest["seconds"].get(stage.name, 0.0)
@@ -308,7 +310,12 @@ STAGES: Sequence[Stage] = (
     Stage(
         "scores",
         needs=("responses",),
-        keys=(*(f"curation.{key}" for key in ("encoder", "student", "student_revision", "max_length", "similarity")),),
+        keys=(
+            *(
+                f"curation.{key}"
+                for key in ("encoder", "student", "student_revision", "series", "max_length", "similarity")
+            ),
+        ),
         code=("curation.scoring", "curation.difficulty", "stillhouse.near_duplicates", "stillhouse.encoder"),
         run=_scores,
     ),

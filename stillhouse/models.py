@@ -22,7 +22,7 @@ HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 
 def load_causal_lm(reference: str, revision: str | None, device: str) -> tuple[Any, Any]:
     """Load a causal model (float32 on every device) and its tokenizer, ready for scoring or training."""
-    source = _converted_package(reference) if reference.startswith("package:") else folder_or_hub_id(reference)
+    source = transformers_source(reference)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -30,6 +30,11 @@ def load_causal_lm(reference: str, revision: str | None, device: str) -> tuple[A
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=torch.float32)
     return model.to(torch_device(device)).eval(), tokenizer
+
+
+def transformers_source(reference: str) -> str:
+    """Return the folder or Hub id of a causal model as transformers takes it; a package is converted once."""
+    return _converted_package(reference) if reference.startswith("package:") else folder_or_hub_id(reference)
 
 
 def gguf_file(reference: str) -> Path:

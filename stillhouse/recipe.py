@@ -109,6 +109,8 @@ class Runtime(Section):
         None, ge=1, description="Stop before it has used more tokens, of prompts and outputs."
     )
     max_cost: float | None = Field(None, gt=0, description="Stop before it has cost more, by `teacher.price`.")
+    gpus: int = Field(1, ge=1, description="GPUs over which vLLM in this process spreads the teacher.")
+    gpu_memory: float = Field(0.9, gt=0, le=1, description="Share of each GPU's memory that it takes.")
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="torch device of encoder and student."
     )
@@ -302,6 +304,7 @@ class Curation(Section):
     similarity: float = Field(0.9, gt=0, le=1, description="Samples at least this similar are near-duplicates.")
     student: str = Field(OFFLINE_LLM, description="Causal model that scores difficulty: package, folder or Hub id.")
     student_revision: str | None = Field(None, description="Revision of the student on the Hub.")
+    series: SeriesName | None = Field(None, description="Series of the student: what its chat template needs.")
     max_length: int = Field(1024, ge=16, description="Tokens of prompt and output that the student sees.")
     rate: Share = Field(0.1, description="Share of the unique valid samples that is kept.")
     strategy: Literal["soft", "hard", "random"] = Field(

@@ -25,6 +25,10 @@ async def open_teacher(teacher: Teacher, runtime: Runtime, journal: Journal) -> 
         if teacher.backend == "embedded":
             endpoint = stack.enter_context(serve_embedded(teacher, limit, runtime.timeout))
             yield [await stack.enter_async_context(open_endpoint(endpoint))]
+        elif teacher.backend == "vllm":
+            from pipelines.teachers.in_process import open_in_process
+
+            yield [await stack.enter_async_context(open_in_process(teacher, runtime, limit))]
         else:
             backends: list[Backend] = []
             for url in teacher.base_urls:
