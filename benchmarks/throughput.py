@@ -81,6 +81,8 @@ def print_trivial() -> None:
         async def send(self, call: Call) -> Answer:
             return Answer('{"answer": "calm"}', "stop", 300, 6, 0.0)
 
+        def stop(self) -> None: ...
+
     @asynccontextmanager
     async def open_instant(teacher: Teacher, runtime: Runtime, journal: Journal) -> AsyncIterator[list[Backend]]:
         yield [Instant()]

@@ -11,16 +11,12 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 
 from pipelines.calls import Answer, Call
 from pipelines.caps import Caps
-from pipelines.teachers.backend import Backend, CallFailedError, TransientError
+from pipelines.teachers.backend import Backend, CallFailedError, StoppedError, TransientError
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before a retry: random, up to 0.5, 1, 2, 4 ... 60
 LONGEST_RETRY_AFTER = 600.0  # seconds; a server that asks for more is taken to be out of order
 TIRED_AFTER = 5  # attempts in a row that failed: then a backend is left alone
 REST_SECONDS = 10.0
-
-
-class StoppedError(Exception):
-    """The run is stopping: the call was not sent."""
 
 
 @dataclass
@@ -113,6 +109,8 @@ class Dispatcher:
     def stop(self) -> None:
         """Send nothing more; what is in flight is awaited by whoever sent it."""
         self.stopped.set()
+        for lane in self.lanes:
+            lane.backend.stop()
         self._wake(len(self._waiting))
 
     async def _send_once(self, call: Call) -> Answer:

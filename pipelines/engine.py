@@ -16,10 +16,10 @@ from typing import Self, TypeVar
 
 from pipelines.calls import Answer, Call
 from pipelines.caps import Caps
-from pipelines.dispatch import Dispatcher, StoppedError
+from pipelines.dispatch import Dispatcher
 from pipelines.journal import Journal, Row, Usage, Writer, answer_row, failure_row, hash_of, salvage
 from pipelines.teachers import Backend, open_teacher
-from pipelines.teachers.backend import CallFailedError
+from pipelines.teachers.backend import CallFailedError, StoppedError
 from stillhouse.errors import RunError, StillhouseError
 from stillhouse.progress import BREAKER, BREAKER_FAILURES, BREAKER_WINDOW, Progress, Tally
 from stillhouse.recipe import Runtime, Teacher

@@ -104,6 +104,11 @@ class Journal:
         row = self._db.execute("SELECT value FROM notes WHERE key = ?", (key,)).fetchone()
         return str(row[0]) if row else None
 
+    def notes(self, prefix: str) -> list[tuple[str, str]]:
+        """Return keys and values of the notes whose key starts with `prefix`."""
+        query = "SELECT key, value FROM notes WHERE substr(key, 1, ?) = ? ORDER BY rowid"
+        return [(str(key), str(value)) for key, value in self._db.execute(query, (len(prefix), prefix))]
+
     def set_note(self, key: str, value: str) -> None:
         """Note something about the teacher. Raises sqlite3.Error."""
         self.write([(NOTE, (key, value))])

@@ -8,6 +8,7 @@ import json
 import random
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,9 @@ class TeacherServer(ThreadingHTTPServer):
         self.probes = self.refused = self.in_flight = self.most_in_flight = 0
         self.keys: set[str] = set()
         self.patience = self.answered = 0
+        self.files: dict[str, bytes] = {}
+        self.batches: dict[str, dict[str, Any]] = {}
+        self.batch_seconds = 0.0  # that a batch takes
         self.bad_words: set[str] = set()  # in a request that gets 400
         self.lock = threading.Lock()
 
@@ -83,12 +87,27 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def do_GET(self) -> None:
-        """List the model."""
-        self._send(200, {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "t"}]})
+        """List the model, or give what the batch API has."""
+        path = self.path.partition("?")[0].removeprefix("/v1")
+        server = self.server
+        if path == "/batches":
+            return self._send(200, {"data": list(server.batches.values())[::-1]})
+        if path.startswith("/batches/"):
+            batch = server.batches[path.removeprefix("/batches/")]
+            if time.monotonic() >= batch["ends"] and batch["status"] == "in_progress":
+                batch |= self._worked_off(server.files[batch["input_file_id"]])
+            return self._send(200, batch)
+        if path.startswith("/files/"):
+            return self._send_bytes(200, server.files[path.split("/")[2]])
+        return self._send(
+            200, {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "t"}]}
+        )
 
     def do_POST(self) -> None:
         """Answer a chat request by its schema."""
         body = self.rfile.read(int(self.headers["content-length"]))
+        if self.path in ("/v1/files", "/v1/batches"):
+            return self._take(body)
         request, server = json.loads(body), self.server
         is_probe = "Say a word" in str(request.get("messages"))
         with server.lock:
@@ -108,6 +127,37 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(status, {"error": {"message": f"this endpoint is broken{key}"}})
         return self._send(200, self._completion(request, server.mode if server.mode == "free" or not is_probe else ""))
 
+    def _take(self, body: bytes) -> None:
+        """Take a file, or make a batch of one."""
+        server = self.server
+        if self.path == "/v1/files":
+            boundary = self.headers["content-type"].partition("boundary=")[2].encode()
+            part = next(part for part in body.split(b"--" + boundary) if b"filename" in part)
+            name = f"file-{len(server.files)}"
+            server.files[name] = part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
+            return self._send(200, {"id": name})
+        name = f"batch-{len(server.batches)}"
+        ends = time.monotonic() + server.batch_seconds
+        server.batches[name] = {**json.loads(body), "id": name, "status": "in_progress", "ends": ends}
+        return self._send(200, server.batches[name])
+
+    def _worked_off(self, content: bytes) -> dict[str, Any]:
+        """Answer the lines of a batch, in another order; what is refused is in a file of its own."""
+        server, results = self.server, {"output_file_id": [], "error_file_id": []}
+        for line in reversed([json.loads(line) for line in content.splitlines()]):
+            status = server.status_of(json.dumps(line["body"]).encode())
+            error = {"error": {"message": "this endpoint is broken"}}
+            body = self._completion(line["body"], server.mode) if status == 200 else error
+            response = {"status_code": status, "body": body}
+            name = "output_file_id" if status == 200 else "error_file_id"
+            results[name].append(json.dumps({"custom_id": line["custom_id"], "response": response}))
+        found: dict[str, Any] = {"status": "completed"}
+        for name, lines in results.items():
+            if lines:
+                found[name] = f"file-{len(server.files)}"
+                server.files[found[name]] = "\n".join(lines).encode()
+        return found
+
     def _completion(self, request: dict[str, Any], mode: str) -> dict[str, Any]:
         told = request["messages"][-1]["content"].startswith("This answer is not valid: not JSON.")
         wrong = mode in ("garbage", "free") or (mode == "learner" and not told)
@@ -121,7 +171,9 @@ class _Handler(BaseHTTPRequestHandler):
         return {**head, "choices": [choice], "usage": usage}
 
     def _send(self, status: int, content: dict[str, Any]) -> None:
-        data = json.dumps(content).encode()
+        self._send_bytes(status, json.dumps(content).encode())
+
+    def _send_bytes(self, status: int, data: bytes) -> None:
         self.send_response(status)
         if status == 429 and self.server.retry_after:
             self.send_header("retry-after", self.server.retry_after)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pipelines.journal import Journal
 from pipelines.teachers.backend import Backend
+from pipelines.teachers.batch import open_batch
 from pipelines.teachers.embedded import serve_embedded
 from pipelines.teachers.endpoint import Endpoint, EndpointBackend, check_endpoint, open_endpoint
 from pipelines.teachers.probing import find_dialect
@@ -35,7 +36,11 @@ async def open_teacher(teacher: Teacher, runtime: Runtime, journal: Journal) -> 
                 endpoint = Endpoint(url, teacher.model, teacher.api_key_env, runtime.timeout, limit)
                 backend = await stack.enter_async_context(open_endpoint(endpoint))
                 await check_endpoint(backend)
-                backends.append(await _verified(backend, teacher, journal) if teacher.structured_output else backend)
+                backend = await _verified(backend, teacher, journal) if teacher.structured_output else backend
+                if teacher.backend == "batch":
+                    backends.append(await stack.enter_async_context(open_batch(backend, journal)))
+                else:
+                    backends.append(backend)
             yield backends
 
 

@@ -18,6 +18,13 @@ class Backend(Protocol):
         place, and InputError or RunError where no further call has a chance.
         """
 
+    def stop(self) -> None:
+        """Wait no longer for what a later run can still fetch; what would be lost is awaited."""
+
+
+class StoppedError(Exception):
+    """The run is stopping: the call was not sent, or is left for a later run to fetch."""
+
 
 class CallFailedError(Exception):
     """A call that failed for good; the message is the cause that the journal keeps. Other calls are not concerned."""

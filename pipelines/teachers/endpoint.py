@@ -24,6 +24,7 @@ BUSY = {408, 425, 429, 500, 502, 503, 504, 529}
 REFUSED_KEY = {401, 403}
 OUT_OF_MONEY = "insufficient_quota"  # OpenAI's code, sent with 429: no wait helps
 
+JSON = {"Content-Type": "application/json"}
 Constrain = Callable[[JsonSchema], dict[str, Any]]
 
 
@@ -100,15 +101,24 @@ class EndpointBackend:
         if status != 200:
             raise self._failure(status, headers, content)
         try:
-            return _answer(call, json.loads(content), time.monotonic() - started)
+            return answer_of(call, json.loads(content), time.monotonic() - started)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise TransientError(f"HTTP 200, but no completion ({type(error).__name__}: {error})") from error
 
-    async def request(self, method: str, path: str, body: str | None = None) -> tuple[int, Mapping[str, str], bytes]:
+    def stop(self) -> None:
+        """Await what is in flight: it is paid for."""
+
+    async def request(
+        self, method: str, path: str, body: str | aiohttp.FormData | None = None
+    ) -> tuple[int, Mapping[str, str], bytes]:
         """Return status, headers and body of a reply. Raises TransientError where there is none."""
         try:
             async with self.session.request(
-                method, self.endpoint.base_url.rstrip("/") + path, data=body, allow_redirects=False
+                method,
+                self.endpoint.base_url.rstrip("/") + path,
+                data=body,
+                headers=JSON if isinstance(body, str) else None,
+                allow_redirects=False,
             ) as reply:
                 content = await reply.content.read(LARGEST_REPLY)
                 while not reply.content.at_eof() and len(content) < LARGEST_REPLY:
@@ -121,11 +131,10 @@ class EndpointBackend:
 
     def _failure(self, status: int, headers: Mapping[str, str], content: bytes) -> Exception:
         """Return what a reply other than 200 means for this call and for others."""
-        said = self.endpoint.redact(_said(content))
-        cause = f"HTTP {status}: {said}"[:CAUSE_SHOWN]
+        cause = self.endpoint.redact(f"HTTP {status}: {said(content)}")[:CAUSE_SHOWN]
         if status in REFUSED_KEY:
             return _refused_key(self.endpoint, status)
-        if status == 402 or OUT_OF_MONEY in said:
+        if status == 402 or OUT_OF_MONEY in cause:
             return RunError(f"teacher {self.name} wants money ({cause}); pay, then run the same command again")
         if status in BUSY or status > 500:
             return TransientError(cause, _retry_after(headers), throttled=status in (429, 503, 529))
@@ -138,7 +147,7 @@ async def open_endpoint(endpoint: Endpoint) -> AsyncIterator[EndpointBackend]:
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
         timeout=aiohttp.ClientTimeout(total=endpoint.timeout),
-        headers={"Authorization": f"Bearer {endpoint.api_key()}", "Content-Type": "application/json"},
+        headers={"Authorization": f"Bearer {endpoint.api_key()}"},
         trust_env=endpoint.dialect != "embedded",
     ) as session:
         yield EndpointBackend(endpoint, session)
@@ -188,7 +197,8 @@ def body_of(endpoint: Endpoint, call: Call) -> dict[str, Any]:
     }
 
 
-def _answer(call: Call, reply: Any, seconds: float) -> Answer:
+def answer_of(call: Call, reply: Any, seconds: float) -> Answer:
+    """Return the answer that a completion holds. Raises whatever comes of a reply that is none."""
     choice, usage = reply["choices"][0], reply.get("usage") or {}
     text = choice["message"]["content"] if call.api == "chat" else choice["text"]
     if isinstance(text, list):  # some servers send the content in parts
@@ -204,7 +214,7 @@ def _answer(call: Call, reply: Any, seconds: float) -> Answer:
     )
 
 
-def _said(content: bytes) -> str:
+def said(content: bytes) -> str:
     """Return a server's own words about a failure."""
     text = content.decode("utf-8", "replace")
     try:

@@ -53,6 +53,9 @@ class InProcessBackend:
             seconds=time.monotonic() - started,
         )
 
+    def stop(self) -> None:
+        """Await what is in flight."""
+
     def _prompt(self, call: Call) -> dict[str, Any]:
         """Return token ids for a chat: a template writes its own first token, and vLLM would put one before it."""
         if call.api == "completion":
