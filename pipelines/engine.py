@@ -72,6 +72,11 @@ class Engine:
         self._runner.close()
         self._journal.close()
 
+    @property
+    def spent(self) -> Usage:
+        """Calls and tokens of all answers of the run folder."""
+        return self._caps.used
+
     def begin(self) -> None:
         """Count from zero, for another stage."""
         self.usage, self.asked, self.failed = Usage(), 0, 0

@@ -10,8 +10,8 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import metadata
@@ -61,6 +61,20 @@ class Build:
         """
         stages = STAGES if until is None else STAGES[: [stage.name for stage in STAGES].index(until) + 1]
         self.check()
+        with self.opened(update) as (manifest, prints):
+            for stage in stages:
+                if stage.name in manifest["stages"]:
+                    self.progress.skip(stage.name)
+                else:
+                    self._run_stage(stage, manifest, prints[stage.name])
+        return manifest
+
+    @contextmanager
+    def opened(self, update: bool = False) -> Iterator[tuple[dict[str, Any], dict[str, dict[str, str]]]]:
+        """Hold the run folder and put down what it is a run of; yield the manifest and the fingerprints.
+
+        Raises InputError as `run` does.
+        """
         prints = fingerprints(self.recipe, self.folder)
         with self.folder.locked(), self._open:
             manifest = self.folder.manifest()
@@ -68,12 +82,7 @@ class Build:
             manifest.update(name=self.recipe.name, seed=self.recipe.seed, versions=versions())
             self.folder.write_manifest(manifest)
             self.folder.write_recipe(self.recipe)
-            for stage in stages:
-                if stage.name in manifest["stages"]:
-                    self.progress.skip(stage.name)
-                else:
-                    self._run_stage(stage, manifest, prints[stage.name])
-        return manifest
+            yield manifest, prints
 
     def check(self) -> None:
         """Find what is wrong before anything is spent. Raises InputError."""

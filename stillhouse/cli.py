@@ -45,6 +45,20 @@ def run(
         run_job(recipe, out, until, update=update)
 
 
+@app.command(epilog="Examples: stillhouse plan recipes/demo.yaml | stillhouse plan my.yaml --probe 16 --json")
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, a YAML file.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME unless given.", show_default=False)] = None,
+    probe: Annotated[int, typer.Option(min=0, help="Ask so many real calls to tell the time; the run uses them.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
+) -> None:
+    """Check a recipe and say what a run will ask, use, cost and fill. Asks no teacher, unless told to."""
+    from stillhouse.job import show_plan
+
+    with interruptible():
+        show_plan(recipe, out, probe, as_json)
+
+
 @app.command(epilog="Example: stillhouse status runs/demo --json")
 def status(
     run_folder: RunPath, as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ from rich.text import Text
 from stillhouse.coverage import STEPS
 from stillhouse.inspection import plain
 from stillhouse.progress import BREAKER, Counts, Tally
-from stillhouse.recipe import Recipe
+from stillhouse.recipe import Price, Recipe
 
 PROMPT_SHOWN = 700  # characters of a sample's prompt
 SHORT_TYPES = {"classification": "classify", "extraction": "extract", "structured": "record"}  # 80 columns are few
@@ -152,6 +153,25 @@ class Display:
         self.console.print("", _funnel_table(funnel), "", _cost_table(manifest), "")
         for row in samples:
             self.console.print(_sample_panel(row))
+
+    def plan(self, report: dict[str, Any], total: dict[str, Any], price: Price | None) -> None:
+        """Show calls, tokens, money and time per stage, and what the plan takes for granted."""
+        table = Table(box=None, pad_edge=False)
+        money = [f"cost, {price.currency}"] if price else []
+        for name in ("stage", "", "calls", "prompt tokens", "output tokens", *money, "time"):
+            table.add_column(name, justify="left" if name in ("stage", "") else "right", header_style="dim")
+        for name, entry in [*report["stages"].items(), ("total", total)]:
+            state = {True: "done", False: "planned"}.get(entry.get("done", ""), "")
+            cost = [f"{entry['cost']:,.2f}"] if price else []
+            seconds = "" if entry["seconds"] is None else str(timedelta(seconds=round(entry["seconds"])))
+            figures = (f"{entry[key]:,}" for key in ("calls", "prompt_tokens", "output_tokens"))
+            table.add_row(name, state, *figures, *cost, seconds, style="bold" if name == "total" else "")
+        self.console.print(table, "", f"texts {report['texts']:,}; disk about {report['disk'] / 1e6:,.0f} MB")
+        for sentence in report["assumptions"]:
+            self.console.print(Text(f"  assumed: {sentence}", style="dim"))
+        if total["seconds"] is None:
+            self.console.print(Text("  time: unknown; --probe 16 asks 16 real calls, which the run will use", "dim"))
+        self.console.print()
 
     def coverage(self, found: pl.DataFrame, unmet: list[dict[str, Any]]) -> None:
         """Show perspective x task type, kept of paired samples, then the domains and the quotas not met."""

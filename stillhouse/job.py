@@ -15,6 +15,7 @@ from stillhouse.coverage import coverage, unmet_quotas
 from stillhouse.display import Display
 from stillhouse.errors import InputError
 from stillhouse.inspection import CARDS_SHOWN, choose, counts_by, show_cards, show_counts
+from stillhouse.planning import make_plan, over_cap, totals
 from stillhouse.recipe import load_recipe
 from stillhouse.schemas import FAILURES, TABLES
 from stillhouse.store import RunFolder, write_atomically
@@ -43,6 +44,25 @@ def run_job(recipe_path: Path, out: Path | None = None, until: str | None = None
     else:
         display.next_command(f"stillhouse run {recipe_path}" + (f" --out {out}" if out else ""))
     return folder
+
+
+def show_plan(recipe_path: Path, out: Path | None = None, probe: int = 0, as_json: bool = False) -> dict[str, Any]:
+    """Print what a run will ask, use, cost and fill; return it."""
+    quiet_libraries()
+    recipe = load_recipe(recipe_path)
+    folder = RunFolder(out or Path("runs") / recipe.name)
+    console = Console(stderr=as_json)
+    display = Display(console)
+    with display:
+        report = make_plan(recipe, folder, display, probe)
+    if as_json:
+        sys.stdout.write(json.dumps({**report, "total": totals(report)}, indent=2) + "\n")
+        return report
+    display.plan(report, totals(report), recipe.teacher.price)
+    for sentence in over_cap(report, recipe):
+        display.warn(sentence)
+    display.next_command(f"stillhouse run {recipe_path}" + (f" --out {out}" if out else ""))
+    return report
 
 
 def show_status(path: Path, as_json: bool = False) -> dict[str, Any]:

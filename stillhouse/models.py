@@ -32,6 +32,15 @@ def load_causal_lm(reference: str, revision: str | None, device: str) -> tuple[A
     return model.to(torch_device(device)).eval(), tokenizer
 
 
+def load_tokenizer(reference: str) -> Any:
+    """Load the tokenizer of a causal model."""
+    source = transformers_source(reference)
+    from transformers import AutoTokenizer
+
+    with clear_errors(reference):
+        return AutoTokenizer.from_pretrained(source)
+
+
 def transformers_source(reference: str) -> str:
     """Return the folder or Hub id of a causal model as transformers takes it; a package is converted once."""
     return _converted_package(reference) if reference.startswith("package:") else folder_or_hub_id(reference)

@@ -155,6 +155,11 @@ class Teacher(Section):
         None, gt=0, le=1, description="Nucleus of sampling. Default: by series, else the server's."
     )
     top_k: int | None = Field(None, ge=1, description="Tokens of sampling. Default: by series, else the server's.")
+    tokenizer: str | None = Field(
+        None,
+        description="Model whose tokenizer counts for `stillhouse plan`. Default: the teacher's where it is a local "
+        "model, else the student's.",
+    )
     structured_output: bool = Field(
         True, description="Send the JSON Schema of each answer as a constraint on decoding; answers are checked anyway."
     )
@@ -373,7 +378,9 @@ def _anchor_paths(recipe: Recipe, folder: Path) -> Recipe:
     def anchor(path: str) -> str:
         return str((folder / Path(path).expanduser()).resolve())
 
-    def anchored_model(reference: str | list[str]) -> str | list[str]:
+    def anchored_model(reference: str | list[str] | None) -> str | list[str] | None:
+        if reference is None:
+            return None
         if isinstance(reference, list):
             return [anchor(one) if is_path(one) else one for one in reference]
         return anchor(reference) if is_path(reference) else reference
@@ -388,7 +395,7 @@ def _anchor_paths(recipe: Recipe, folder: Path) -> Recipe:
     return recipe.model_copy(
         update={
             "texts": Texts(sources=sources),
-            "teacher": anchored(recipe.teacher, "model"),
+            "teacher": anchored(recipe.teacher, "model", "tokenizer"),
             "perspectives": anchored(recipe.perspectives, "encoder"),
             "curation": anchored(recipe.curation, "encoder", "student"),
         }

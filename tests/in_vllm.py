@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ SCHEMA = {
     "required": ["label", "words"],
     "additionalProperties": False,
 }  # fmt: skip
+LABELS = {"type": "string", "enum": ["positive", "negative"]}
 TEMPLATE = (
     "{{ bos_token }}{% for turn in messages %}{{ turn.role }}: {{ turn.content }}\n{% endfor %}"
     "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}assistant:"
@@ -130,10 +132,15 @@ def server(model: Path) -> Iterator[str]:
 def test_vllm_as_a_server(model: Path, server: str, tmp_path: Path) -> None:
     for api in ("completion", "chat"):
         teacher = {"backend": "endpoint", "base_url": server, "model": str(model), "api": api, "series": "qwen-3"}
-        calls = [call for call in calls_of(model, Teacher(**teacher).options()) if call.api == api]
+        # Labels only: in the free white space of an object, a base model wanders until it is cut off.
+        calls = [
+            replace(call, schema=call.schema and LABELS)
+            for call in calls_of(model, Teacher(**teacher).options())
+            if call.api == api
+        ]
         found = ask(teacher, calls, tmp_path)
         for call in calls:
             answer = found[call.call_id]
             assert answer is not None
             assert answer.output_tokens > 0
-            assert not call.schema or json.loads(answer.text)["label"] in ("positive", "negative")
+            assert not call.schema or json.loads(answer.text) in LABELS["enum"]

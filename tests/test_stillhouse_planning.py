@@ -1,0 +1,88 @@
+"""The plan against what a run then uses; it asks no teacher, and a probe's answers are not paid for twice."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT, endpoint_teacher, stillhouse, write_recipe
+from tests.teacher_server import TeacherServer
+
+FIGURES = ("calls", "prompt_tokens", "output_tokens")
+PRICE = {"prompt": 1.0, "output": 4.0, "currency": "EUR"}
+
+
+def plan(recipe: Path, *options: object) -> dict[str, Any]:
+    done = stillhouse("plan", recipe, "--json", *options)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def assert_close(planned: dict[str, Any], run: Path, output_within: float = 0.15) -> None:
+    stages = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["stages"]
+    for figure in FIGURES:
+        used = sum(stage.get(figure, 0) for stage in stages.values())
+        assert planned["total"][figure] == pytest.approx(
+            used, rel=output_within if figure == "output_tokens" else 0.15
+        ), figure
+
+
+@pytest.mark.xdist_group("offline")
+def test_the_plan_is_close_to_what_the_run_used(offline_run: Path, tmp_path: Path) -> None:
+    recipe = offline_run.parent / "recipe.yaml"
+    planned = plan(recipe, "--out", tmp_path / "new")
+    assert_close(planned, offline_run, output_within=0.3)  # few and mostly definitions; the demo below is the measure
+    assert not (tmp_path / "new").exists()
+    afterwards = plan(recipe, "--out", offline_run)
+    assert all(stage["done"] for name, stage in afterwards["stages"].items() if name != "responses")
+    assert afterwards["total"]["calls"] == sum(stage["calls"] for stage in afterwards["stages"].values())
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(2400)
+def test_the_plan_is_close_to_what_the_demo_used(tmp_path: Path) -> None:
+    recipe = ROOT / "recipes" / "demo.yaml"
+    planned = plan(recipe, "--out", tmp_path / "run")
+    done = stillhouse("run", recipe, "--out", tmp_path / "run", "--until", "responses", timeout=2000)
+    assert done.returncode == 0, done.stderr
+    assert_close(planned, tmp_path / "run")
+
+
+def test_a_plan_asks_nobody_and_tells_money_and_caps(tmp_path: Path) -> None:
+    teacher = {"backend": "endpoint", "base_url": "http://127.0.0.1:9/v1", "model": "m", "price": PRICE}
+    recipe = write_recipe(tmp_path, teacher=teacher, runtime={"max_calls": 10, "max_cost": 100.0})
+    report = plan(recipe, "--out", tmp_path / "run")
+    total = report["total"]
+    assert total["cost"] == pytest.approx((total["prompt_tokens"] + 4 * total["output_tokens"]) / 1e6)
+    assert total["seconds"] is None
+    told = stillhouse("plan", recipe, "--out", tmp_path / "run")
+    assert told.returncode == 0
+    assert "cost, EUR" in told.stdout
+    assert "runtime.max_calls is 10: the run will stop before it is done" in told.stdout
+    assert "max_cost" not in told.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_larger_number_of_rows_is_reckoned_from_a_sample(tmp_path: Path) -> None:
+    texts = "".join(json.dumps({"text": f"Text number {number} is about a chair."}) + "\n" for number in range(1000))
+    (tmp_path / "texts.jsonl").write_text(texts, encoding="utf-8")
+    sources = {"sources": [{"path": "texts.jsonl"}]}
+    small = plan(write_recipe(tmp_path, texts=sources, responses={"samples": 1000}), "--out", tmp_path / "run")
+    large = plan(write_recipe(tmp_path, texts=sources, responses={"samples": 4000}), "--out", tmp_path / "run")
+    assert small["stages"]["attributes"]["calls"] == 1000
+    ratios = [large["stages"]["responses"][figure] / small["stages"]["responses"][figure] for figure in FIGURES]
+    assert ratios == pytest.approx([4, 4, 4], rel=0.01)
+
+
+def test_the_answers_of_a_probe_are_used_by_the_run(
+    tmp_path: Path, teacher_server: TeacherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEACHER_KEY", "key")
+    recipe = write_recipe(tmp_path, teacher=endpoint_teacher(teacher_server))
+    report = plan(recipe, "--out", tmp_path / "run", "--probe", 6)
+    assert sum(teacher_server.requests.values()) == 6
+    assert report["total"]["seconds"] >= 0
+    done = stillhouse("run", recipe, "--out", tmp_path / "run", "--until", "attributes")
+    assert done.returncode == 0, done.stderr
+    assert sum(teacher_server.requests.values()) == 14
