@@ -8,6 +8,10 @@ from hub_cards.rows import Tables
 from stillhouse.coverage import coverage, unmet_quotas
 from stillhouse.recipe import Quota
 
+TEACHER_KEYS = (
+    *("backend", "model", "revision", "series", "api", "system_prompt", "top_p", "top_k"),
+    *("structured_output", "corrections"),
+)
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -20,7 +24,8 @@ def collect_facts(tables: Tables, manifest: dict[str, Any], recipe: dict[str, An
         "languages": sorted(tables["texts"]["language"].unique().to_list()),
         "text_licences": sorted(tables["texts"]["licence"].unique().to_list()),
         "domains": sorted(tables["texts"]["domain"].unique().to_list()),
-        "teacher": {key: recipe["teacher"][key] for key in ("backend", "model", "revision", "api")},
+        "teacher": {key: recipe["teacher"][key] for key in TEACHER_KEYS},
+        "sampling": {stage: recipe[stage]["temperature"] for stage in ("attributes", "instructions", "responses")},
         "student": {key: recipe["curation"][key] for key in ("student", "student_revision")},
         "curation": {key: recipe["curation"][key] for key in ("rate", "strategy", "scope", "peak", "similarity")},
         "seed": recipe["seed"],

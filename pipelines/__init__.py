@@ -1,1 +1,1 @@
-"""Generation with distilabel: attributes, perspectives, instructions, responses, and the teachers that answer."""
+"""Generation: attributes, perspectives, instructions, responses, and the teachers that answer."""

@@ -113,13 +113,17 @@ class Build:
         self.folder.write_manifest(manifest)
         self.progress.finish(stage.name, counts, seconds)
 
-    def _take_usage(self) -> tuple[dict[str, int], int]:
-        """Return what the teacher did for the stage that has just ended: calls and tokens, and rows that failed."""
+    def _take_usage(self) -> tuple[dict[str, Any], int]:
+        """Return what the teacher did for the stage that has just ended (calls, tokens, money) and rows that failed."""
         if "engine" not in self.__dict__ or not self.engine.asked:
             return {}, 0
+        from pipelines.caps import cost_of
+
         usage, failed = asdict(self.engine.usage), self.engine.failed
+        price = self.recipe.teacher.price
+        cost = cost_of(usage["prompt_tokens"], usage["output_tokens"], price)
         self.engine.begin()
-        return usage, failed
+        return {**usage, **({"cost": cost, "currency": price.currency} if price else {})}, failed
 
     def _settle(self, manifest: dict[str, Any], prints: dict[str, dict[str, str]]) -> list[str]:
         """Take the stages that have to run again out of the manifest, and return those whose fingerprint changed.

@@ -71,7 +71,7 @@ class Display:
         encoder = recipe.perspectives.encoder
         where = ", ".join(recipe.teacher.base_urls) or "in this process"
         caps = [
-            f"{name.removeprefix('max_')} {cap:,g}"
+            f"{cap:,g} {recipe.teacher.price.currency if name == 'max_cost' and recipe.teacher.price else name[4:]}"
             for name in ("max_calls", "max_tokens", "max_cost")
             if (cap := getattr(recipe.runtime, name)) is not None
         ]
@@ -210,11 +210,14 @@ def _funnel_table(funnel: dict[str, int]) -> Table:
 def _cost_table(manifest: dict[str, Any]) -> Table:
     table = Table(title="Time and tokens", title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("stage", header_style="dim")
-    for name in ("seconds", "calls", "prompt tokens", "output tokens"):
+    currencies = sorted({entry["currency"] for entry in manifest["stages"].values() if "currency" in entry})
+    for name in ("seconds", "calls", "prompt tokens", "output tokens", *currencies):
         table.add_column(name, justify="right", header_style="dim")
     for stage, entry in manifest["stages"].items():
         figures = [entry.get(key, 0) for key in ("calls", "prompt_tokens", "output_tokens")]
-        table.add_row(stage, f"{entry['seconds']:.1f}", *(f"{figure:,}" if figure else "" for figure in figures))
+        money = (f"{entry['cost']:,.2f}" if entry.get("currency") == name else "" for name in currencies)
+        told = (f"{figure:,}" if figure else "" for figure in figures)
+        table.add_row(stage, f"{entry['seconds']:.1f}", *told, *money)
     return table
 
 

@@ -194,8 +194,8 @@ class Teacher(Section):
     def _places_fit_the_backend(self) -> Self:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
             raise ValueError("`api_key_env` is the name of an environment variable, never the key itself")
-        if any(_url_host(url) is None or "@" in url for url in self.base_urls):
-            raise ValueError("`base_url` is no web address, or has a password in it; the key goes into `api_key_env`")
+        if any(_url_host(url) is None or set(url) & set("@?#") for url in self.base_urls):
+            raise ValueError("`base_url` is no web address, or has a secret in it; the key goes into `api_key_env`")
         is_remote = self.backend in ("endpoint", "batch")
         if is_remote and not self.base_urls:
             raise ValueError(f"backend `{self.backend}` needs `base_url`, for example http://localhost:8000/v1")

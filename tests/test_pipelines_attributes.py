@@ -67,10 +67,10 @@ def test_any_answer_gives_names_or_a_reason(text: str) -> None:
 
 def test_the_domain_of_the_recipe_replaces_sentiment() -> None:
     domain = load_recipe(ROOT / "recipes" / "support.yaml").domain
-    prompt = _question({"text_id": "0", "text": "T"}, _template(domain), domain, Attributes()).prompt
+    prompt = _question("0", "T", _template(domain), domain, Attributes()).prompt
     assert "attributes of support requests" in prompt.instruction
     assert "sentiment" not in prompt.completion()
     assert "affected function" in prompt.completion()
     default = Domain()
-    usual = _question({"text_id": "0", "text": "T"}, _template(default), default, Attributes()).prompt
+    usual = _question("0", "T", _template(default), default, Attributes()).prompt
     assert "sentiment-related attributes" in usual.instruction

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from pipelines.dispatch import REST_SECONDS, TIRED_AFTER, Lane
 from pipelines.engine import Engine
 from pipelines.journal import Journal, Writer, answer_row
 from pipelines.teachers.backend import TransientError
+from pipelines.teachers.embedded import serve_embedded
+from pipelines.teachers.endpoint import Endpoint
 from stillhouse.errors import InputError, RunError
 from stillhouse.progress import BREAKER, Unseen
 from stillhouse.recipe import Runtime, Teacher
@@ -206,6 +209,34 @@ def test_a_key_that_a_server_repeats_is_written_nowhere(
     assert KEY not in str(raised.value)
     assert "***" in str(raised.value)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+
+
+@pytest.mark.xdist_group("offline")
+def test_the_field_that_llama_cpp_obeys_is_found(tmp_path: Path) -> None:
+    """Its completion API answers 200 and ignores `response_format`."""
+    embedded = Teacher(api="completion")
+    with serve_embedded(embedded, limit=2, timeout=60) as endpoint:
+        teacher = Teacher(backend="endpoint", base_url=endpoint.base_url, model=_served(endpoint), api="completion")
+        with Engine(teacher, Runtime(), tmp_path / "j", Unseen()) as engine:
+            found: list[Answer | None] = []
+
+            async def handle(number: int) -> bool:
+                prompt = f"Review {number}: a calm day.\nMood:"
+                found.append(
+                    await engine.answer(Call(teacher.model, None, "completion", prompt, SCHEMA, 1.0, 20, number))
+                )
+                return True
+
+            engine.each(range(4), handle, "responses", 4)
+    assert {json.loads(answer.text) for answer in found if answer} <= set(SCHEMA["enum"])
+    assert len(found) == 4
+    with Journal(tmp_path / "j") as journal:
+        assert [value for _, value in journal.notes("dialect ")] == ["json_schema"]
+
+
+def _served(endpoint: Endpoint) -> str:
+    with urllib.request.urlopen(f"{endpoint.base_url}/models", timeout=30) as reply:  # noqa: S310 # a loopback address
+        return str(json.load(reply)["data"][0]["id"])
 
 
 def test_no_answer_within_the_timeout_is_a_failure_of_its_row(ask: Ask, teacher_server: TeacherServer) -> None:

@@ -110,9 +110,12 @@ def test_a_call_is_keyed_by_everything_that_is_sent() -> None:
 
 def test_the_order_of_a_schema_survives_the_way_to_the_teacher() -> None:
     schema = object_schema(zebra={"type": "string"}, apple={"type": "string"})
-    call = Call("endpoint", "m", None, "chat", "p", schema, 0.0, 5, 1)
-    assert list(Call.from_json(call.to_json()).schema["properties"]) == ["zebra", "apple"]
-    assert Call.from_json(call.to_json()).call_id == call.call_id
+    call = Call("m", None, "chat", "p", schema, 0.0, 5, 1)
+    body = body_of(Endpoint("http://a/v1", "m", None, 1.0, 1, "response_format"), call)
+    sent = json.loads(json.dumps(body))["response_format"]["json_schema"]["schema"]
+    assert list(sent["properties"]) == ["zebra", "apple"]
+    turned = replace(call, schema={**schema, "properties": dict(reversed(schema["properties"].items()))})
+    assert turned.call_id != call.call_id
 
 
 @pytest.mark.parametrize(

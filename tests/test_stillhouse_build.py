@@ -142,6 +142,7 @@ def test_ctrl_c_stops_cleanly_and_resumes(recipe: Path, tmp_path: Path, teacher_
     assert process.returncode == 1
     assert "run the same command again to resume" in error
     assert "Traceback" not in error
+    assert answered(run) == sum(teacher_server.requests.values()), "what was in flight is finished and kept"
     teacher_server.delay = 0.0
     assert stillhouse("run", recipe, "--out", run, "--until", "responses").returncode == 0
 

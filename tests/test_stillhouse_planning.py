@@ -1,6 +1,7 @@
 """The plan against what a run then uses; it asks no teacher, and a probe's answers are not paid for twice."""
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,25 @@ def plan(recipe: Path, *options: object) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def assert_close(planned: dict[str, Any], run: Path, output_within: float = 0.15) -> None:
-    stages = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["stages"]
-    for figure in FIGURES:
-        used = sum(stage.get(figure, 0) for stage in stages.values())
-        assert planned["total"][figure] == pytest.approx(
-            used, rel=output_within if figure == "output_tokens" else 0.15
-        ), figure
-
-
 @pytest.mark.xdist_group("offline")
-def test_the_plan_is_close_to_what_the_run_used(offline_run: Path, tmp_path: Path) -> None:
+def test_the_plan_is_close_to_what_a_small_run_asked_first(offline_run: Path, tmp_path: Path) -> None:
+    """So few calls say little of totals: corrections of a weak teacher, which no plan knows, are left out."""
     recipe = offline_run.parent / "recipe.yaml"
-    planned = plan(recipe, "--out", tmp_path / "new")
-    assert_close(planned, offline_run, output_within=0.3)  # few and mostly definitions; the demo below is the measure
+    planned = plan(recipe, "--out", tmp_path / "new")["stages"]
     assert not (tmp_path / "new").exists()
+    query = "SELECT stage, COUNT(*), SUM(prompt_tokens), SUM(output_tokens) FROM answers "
+    query += "WHERE request NOT LIKE '%This answer is not valid%' GROUP BY stage"
+    with sqlite3.connect(offline_run / "journal.sqlite") as journal:
+        used = {stage: dict(zip(FIGURES, figures, strict=True)) for stage, *figures in journal.execute(query)}
+    assert set(planned) == set(used)
+    for stage, within in {"attributes": 0.02, "instructions": 0.35, "responses": 0.15}.items():
+        assert planned[stage]["calls"] == pytest.approx(used[stage]["calls"], rel=within), stage
+        assert planned[stage]["prompt_tokens"] == pytest.approx(used[stage]["prompt_tokens"], rel=0.35), stage
     afterwards = plan(recipe, "--out", offline_run)
-    assert all(stage["done"] for name, stage in afterwards["stages"].items() if name != "responses")
-    assert afterwards["total"]["calls"] == sum(stage["calls"] for stage in afterwards["stages"].values())
+    assert all(stage["done"] for stage in afterwards["stages"].values())
+    manifest = json.loads((offline_run / "manifest.json").read_text(encoding="utf-8"))["stages"]
+    for figure in FIGURES:
+        assert afterwards["total"][figure] == sum(stage.get(figure, 0) for stage in manifest.values())
 
 
 @pytest.mark.prove
@@ -46,7 +48,10 @@ def test_the_plan_is_close_to_what_the_demo_used(tmp_path: Path) -> None:
     planned = plan(recipe, "--out", tmp_path / "run")
     done = stillhouse("run", recipe, "--out", tmp_path / "run", "--until", "responses", timeout=2000)
     assert done.returncode == 0, done.stderr
-    assert_close(planned, tmp_path / "run")
+    stages = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))["stages"]
+    for figure in FIGURES:
+        used = sum(stage.get(figure, 0) for stage in stages.values())
+        assert planned["total"][figure] == pytest.approx(used, rel=0.15), figure
 
 
 def test_a_plan_asks_nobody_and_tells_money_and_caps(tmp_path: Path) -> None:
