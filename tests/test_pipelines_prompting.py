@@ -1,6 +1,8 @@
 """Prompts: every file loads, its shots are what it asks for, and user text stays text."""
 
+import json
 import re
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from pipelines.calls import Answer, Call, UnusableAnswerError, parse_answer
 from pipelines.definitions import analysis_schema, definition_schema, ideas_schema, read_definition, record_task
 from pipelines.prompting import Asker, load_template, object_schema, sample_shots
+from pipelines.teachers.endpoint import Endpoint, body_of
 from stillhouse.recipe import Instructions, Teacher
 from stillhouse.tasks import Task
 
@@ -106,6 +109,13 @@ def test_a_call_is_keyed_by_everything_that_is_sent() -> None:
     keys = [key(), key(seed=2), key(text="b"), key(maximum=6), key(model="m.gguf"), key(revision="r")]
     assert len(set(keys)) == len(keys)
     assert key() == keys[0]
+
+
+@pytest.mark.parametrize("text", ['<think>\n{"a": 2}?\n</think>\n\n{"a": 1}', ' <think></think>{"a": 1}', '{"a": 1}'])
+def test_thoughts_before_an_answer_are_no_part_of_it(text: str) -> None:
+    assert parse_answer(Answer(text, "stop", 1, 1, 0.1)) == {"a": 1}
+    with pytest.raises(UnusableAnswerError, match="not JSON"):
+        parse_answer(Answer("<think>{}", "stop", 1, 1, 0.1))
 
 
 def test_the_order_of_a_schema_survives_the_way_to_the_teacher() -> None:
