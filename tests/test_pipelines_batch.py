@@ -92,3 +92,23 @@ def test_ctrl_c_leaves_the_batch_to_the_next_run(recipe: Path, tmp_path: Path, t
     assert "Traceback" not in error
     assert run(recipe, tmp_path / "run").returncode == 0
     assert len(teacher_server.batches) == 1
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "told"),
+    [
+        (b"[1", "sends what is no JSON"),
+        (b'"text"', "a reply has no `custom_id`"),
+        (b'{"custom_id": "x"}', "calls failed"),
+    ],
+)
+def test_results_that_make_no_sense_are_named_and_nobody_waits_for_ever(
+    recipe: Path, tmp_path: Path, teacher_server: TeacherServer, spoiled: bytes, told: str
+) -> None:
+    teacher_server.results = spoiled
+    text = recipe.read_text(encoding="utf-8") + "runtime: {retries: 0}\n"
+    recipe.write_text(text, encoding="utf-8")
+    done = run(recipe, tmp_path / "run")
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr

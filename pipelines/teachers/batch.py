@@ -6,7 +6,7 @@ stopped waits for the batches that it had sent instead of sending them again.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -40,15 +40,18 @@ class BatchBackend:
         self._gathered: list[str] = []
         self._bytes = 0
         self._came = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._earlier: dict[str, asyncio.Task[dict[str, Result]]] = {}
 
     async def send(self, call: Call) -> Answer:
         """Send a call with the next batch, or take its answer from a batch of an earlier run; see `Backend`."""
         if call.call_id in self._earlier:
-            results = await asyncio.shield(self._earlier.pop(call.call_id))
-            if call.call_id in results:
-                return _read(call, results[call.call_id])
+            task = self._earlier.pop(call.call_id)
+            await asyncio.wait([task])
+            if task.cancelled():
+                raise StoppedError
+            if call.call_id in task.result():
+                return _read(call, task.result()[call.call_id])
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[call.call_id] = call, future
         self._gathered.append(call.call_id)
@@ -60,7 +63,7 @@ class BatchBackend:
 
     def stop(self) -> None:
         """Wait no longer: a later run fetches what the provider has been sent."""
-        for task in (*self._tasks, *self._earlier.values()):
+        for task in self._tasks:
             task.cancel()
         for _, future in self._waiting.values():
             if not future.done():
@@ -74,13 +77,23 @@ class BatchBackend:
                 continue
             batch = note["batch"] or await self._find(key.removeprefix(NOTE))
             if batch:
-                task = asyncio.create_task(self._results(batch))
+                task = asyncio.create_task(self._results(batch, is_earlier=True))
+                self._tasks.add(task)
                 self._earlier.update(dict.fromkeys(note["calls"], task))
 
-    def _start(self, work: Any) -> None:
-        task = asyncio.create_task(work)
+    def _start(self, gathering: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(gathering)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Tell those who wait where a provider's reply was not understood; nobody waits for ever."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error:
+            for _, future in self._waiting.values():
+                if not future.done():
+                    future.set_exception(RunError(f"teacher {self.name}, batch API: {type(error).__name__}: {error}"))
 
     async def _gather(self) -> None:
         """Wait until no further call comes or the file is large enough, then send the batch and wait for it."""
@@ -114,51 +127,57 @@ class BatchBackend:
         form = aiohttp.FormData()
         form.add_field("purpose", "batch")
         form.add_field("file", "\n".join(map(json.dumps, lines)).encode(), filename="stillhouse.jsonl")
-        file = (await self._ask("POST", "/files", form))["id"]
+        file = str(_member(await self._ask("POST", "/files", form), "id"))
         note: dict[str, Any] = {"calls": [call.call_id for call in calls], "batch": None}
         self._journal.set_note(NOTE + file, json.dumps(note))
         request = {"input_file_id": file, "endpoint": path, "completion_window": "24h"}
-        note["batch"] = (await self._ask("POST", "/batches", json.dumps(request)))["id"]
+        try:
+            note["batch"] = str(_member(await self._ask("POST", "/batches", json.dumps(request)), "id"))
+        except TransientError:  # the reply may have been lost after the batch was made
+            note["batch"] = await self._find(file)
+            if note["batch"] is None:
+                raise
         self._journal.set_note(NOTE + file, json.dumps(note))
         return str(note["batch"])
 
     async def _find(self, file: str) -> str | None:
         """Return the batch that was made of a file, where the run ended before its number was noted."""
-        batches = (await self._ask("GET", f"/batches?limit={LISTED}"))["data"]
-        return next((str(batch["id"]) for batch in batches if batch["input_file_id"] == file), None)
+        batches = _member(await self._ask("GET", f"/batches?limit={LISTED}"), "data")
+        return next((str(_member(one, "id")) for one in batches if _member(one, "input_file_id") == file), None)
 
-    async def _results(self, batch: str) -> dict[str, Result]:
-        """Wait for a batch; return its results by call id. Raises RunError where the provider refuses it as a whole."""
+    async def _results(self, batch: str, is_earlier: bool = False) -> dict[str, Result]:
+        """Wait for a batch; return its results by call id.
+
+        Raises RunError where the provider refuses it as a whole; one of an earlier run then has no results.
+        """
         pause = FIRST_POLL
-        while (state := await self._state(batch))["status"] not in ENDED:
+        while _member(state := await self._state(batch), "status") not in ENDED:
             await asyncio.sleep(pause)
             pause = min(pause * POLL_GROWTH, LONGEST_POLL)
+        if state["status"] == "failed" and is_earlier:
+            return {}
         if state["status"] == "failed":
             raise RunError(
                 f"teacher {self.name} refuses batch {batch}: {json.dumps(state.get('errors'))[:CAUSE_SHOWN]}"
             )
-        results: dict[str, Result] = {}
+        results: dict[str, Any] = {}
         for file in filter(None, (state.get("output_file_id"), state.get("error_file_id"))):
             _, content = await self._reply("GET", f"/files/{file}/content")
             for line in content.decode("utf-8", "replace").splitlines():
-                result = json.loads(line)
-                results[str(result["custom_id"])] = result
+                result = _parsed(line)
+                results[str(_member(result, "custom_id"))] = result
         return results
 
-    async def _state(self, batch: str) -> Result:
+    async def _state(self, batch: str) -> Any:
         """Return what the provider says of a batch; while it does not answer, it is taken to go on."""
         try:
             return await self._ask("GET", f"/batches/{batch}")
         except TransientError:
             return {"status": "unknown"}
 
-    async def _ask(self, method: str, path: str, body: Any = None) -> Result:
+    async def _ask(self, method: str, path: str, body: Any = None) -> Any:
         _, content = await self._reply(method, path, body)
-        try:
-            reply: Result = json.loads(content)
-        except ValueError as error:
-            raise TransientError(f"{path}: HTTP 200, but no JSON") from error
-        return reply
+        return _parsed(content)
 
     async def _reply(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
         """Return a reply of the provider. Raises TransientError where it is busy, RunError where it refuses."""
@@ -182,12 +201,25 @@ async def open_batch(endpoint: EndpointBackend, journal: Journal) -> AsyncIterat
         backend.stop()
 
 
+def _parsed(content: str | bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise RunError(f"the provider's batch API sends what is no JSON ({error})") from error
+
+
+def _member(reply: Any, key: str) -> Any:
+    if not isinstance(reply, dict) or key not in reply:
+        raise RunError(f"the provider's batch API is not OpenAI's: a reply has no `{key}`")
+    return reply[key]
+
+
 def _read(call: Call, result: Result | None) -> Answer:
     """Return the answer of a line of results. Raises as `Backend.send` does."""
     if result is None:
         raise TransientError("the batch ended without this call")
-    response = result.get("response") or {}
-    status, body = response.get("status_code"), response.get("body")
+    response = result.get("response")
+    status, body = (response.get("status_code"), response.get("body")) if isinstance(response, dict) else (None, None)
     if status == 200:
         try:
             return answer_of(call, body, 0.0)
