@@ -76,7 +76,7 @@ def print_trivial() -> None:
     rows = 20_000
 
     class Instant:
-        name, limit = "instant", 256
+        name, limit, adapts = "instant", 256, False
 
         async def send(self, call: Call) -> Answer:
             return Answer('{"answer": "calm"}', "stop", 300, 6, 0.0)

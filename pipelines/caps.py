@@ -22,6 +22,11 @@ class Caps:
     used: Usage
     set_aside: Usage = field(default_factory=Usage)
 
+    def __post_init__(self) -> None:
+        """See whether there is a cap at all."""
+        caps = (self.runtime.max_calls, self.runtime.max_tokens, self.runtime.max_cost)
+        self._is_limited = any(cap is not None for cap in caps)
+
     @property
     def cost(self) -> float | None:
         """Money that all answers so far have cost; None where the recipe has no prices."""
@@ -29,37 +34,52 @@ class Caps:
 
     @contextmanager
     def admitted(self, call: Call) -> Iterator[None]:
-        """Set aside what a call can use at most, while it is in flight. Raises RunError where a cap forbids it."""
-        prompt_tokens = round(len(call.json) / CHARACTERS_PER_TOKEN)
+        """Set aside what a call can use at most, while it is in flight."""
+        prompt_tokens = _most_prompt_tokens(call)
         self.set_aside.add(prompt_tokens, call.max_tokens)
         try:
-            self._refuse_beyond()
             yield
         finally:
             self.set_aside.add(-prompt_tokens, -call.max_tokens, calls=-1)
+
+    def has_room(self, call: Call) -> bool:
+        """Say whether a call fits besides those in flight. Raises RunError where it would not fit without them."""
+        if not self._is_limited or not self._reached(call, self.set_aside):
+            return True
+        key = self._reached(call, Usage())
+        if not key:
+            return False
+        money = f", {self.cost:,.2f} {self.price.currency}" if self.price else ""
+        raise RunError(
+            f"runtime.{key} ({getattr(self.runtime, key):,g}) does not allow a further call: {self.used.calls:,} "
+            f"calls, {self.used.prompt_tokens:,} prompt and {self.used.output_tokens:,} output tokens{money} are used. "
+            "All answers are kept; raise the cap and run the same command again to resume"
+        )
+
+    def is_blind(self, answer: Answer) -> bool:
+        """Say whether a cap cannot be kept because the server does not tell what an answer has used."""
+        counts = self.runtime.max_tokens is not None or self.runtime.max_cost is not None
+        return counts and not answer.prompt_tokens + answer.output_tokens
 
     def take(self, answer: Answer) -> None:
         """Count a new answer."""
         self.used.add(answer.prompt_tokens, answer.output_tokens)
 
-    def _refuse_beyond(self) -> None:
-        prompt_tokens = self.used.prompt_tokens + self.set_aside.prompt_tokens
-        output_tokens = self.used.output_tokens + self.set_aside.output_tokens
-        caps = self.runtime
-        if caps.max_calls is not None and self.used.calls + self.set_aside.calls > caps.max_calls:
-            raise self._reached("max_calls", caps.max_calls)
-        if caps.max_tokens is not None and prompt_tokens + output_tokens > caps.max_tokens:
-            raise self._reached("max_tokens", caps.max_tokens)
-        if caps.max_cost is not None and (cost_of(prompt_tokens, output_tokens, self.price) or 0) > caps.max_cost:
-            raise self._reached("max_cost", caps.max_cost)
+    def _reached(self, call: Call, set_aside: Usage) -> str | None:
+        """Return the first cap that a call could go beyond, with what is used and set aside."""
+        prompt_tokens = self.used.prompt_tokens + set_aside.prompt_tokens + _most_prompt_tokens(call)
+        output_tokens = self.used.output_tokens + set_aside.output_tokens + call.max_tokens
+        figures = {
+            "max_calls": self.used.calls + set_aside.calls + 1,
+            "max_tokens": prompt_tokens + output_tokens,
+            "max_cost": cost_of(prompt_tokens, output_tokens, self.price) or 0.0,
+        }
+        caps = ((key, getattr(self.runtime, key)) for key in figures)
+        return next((key for key, cap in caps if cap is not None and figures[key] > cap), None)
 
-    def _reached(self, key: str, cap: float) -> RunError:
-        money = f", {self.cost:,.2f} {self.price.currency}" if self.price else ""
-        return RunError(
-            f"runtime.{key} ({cap:,g}) does not allow a further call: {self.used.calls:,} calls, "
-            f"{self.used.prompt_tokens:,} prompt and {self.used.output_tokens:,} output tokens{money} are used. All "
-            "answers are kept; raise the cap and run the same command again to resume"
-        )
+
+def _most_prompt_tokens(call: Call) -> int:
+    return round(len(call.json) / CHARACTERS_PER_TOKEN)
 
 
 def cost_of(prompt_tokens: float, output_tokens: float, price: Price | None) -> float | None:

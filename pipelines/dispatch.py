@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from pipelines.calls import Answer, Call
 from pipelines.caps import Caps
@@ -17,6 +17,8 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds before a retry: random, up to 0.
 LONGEST_RETRY_AFTER = 600.0  # seconds; a server that asks for more is taken to be out of order
 TIRED_AFTER = 5  # attempts in a row that failed: then a backend is left alone
 REST_SECONDS = 10.0
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # of a server that refuses even one request at a time: 1, 2, 4 ... 60
+LONGEST_REFUSED = 1800.0  # seconds; a call that is refused (429) for longer has failed
 
 
 @dataclass
@@ -24,8 +26,9 @@ class Lane:
     """A backend and how much is sent to it now.
 
     The limit follows TCP's congestion control (RFC 5681): a refusal (429) halves it, once per round of requests; each
-    answer raises it by one below the last half and by 1/limit above, so by one per round. A backend that failed
-    TIRED_AFTER times in a row is left alone for REST_SECONDS, then tried with one request.
+    answer raises it by one below the last half and by 1/limit above, so by one per round. A backend that refuses one
+    request at a time is left alone for a pause that doubles until it answers; one that failed TIRED_AFTER times in a
+    row is left alone for REST_SECONDS, then tried with one request.
     """
 
     backend: Backend
@@ -35,6 +38,7 @@ class Lane:
     rests_until: float = 0.0
     _slow_from: float = field(init=False)
     _halved_at: float = 0.0
+    _pause: float = FIRST_PAUSE
 
     def __post_init__(self) -> None:
         """Start at the full limit."""
@@ -46,13 +50,18 @@ class Lane:
 
     def answered(self) -> int:
         """Take note of an answer; return by how many requests the limit has grown."""
-        self.failed_in_a_row, before = 0, int(self.limit)
+        self.failed_in_a_row, self._pause, before = 0, FIRST_PAUSE, int(self.limit)
         self.limit = min(self.backend.limit, self.limit + (1 if self.limit < self._slow_from else 1 / self.limit))
         return int(self.limit) - before
 
     def failed(self, error: TransientError, sent_at: float, now: float) -> None:
         """Take note of a failed attempt that was sent at `sent_at`."""
+        if not self.backend.adapts:
+            return
         if error.throttled:
+            if error.retry_after is None and self.limit < 2 and sent_at >= self._halved_at:
+                self.rests_until = max(self.rests_until, now + self._pause)
+                self._pause = min(2 * self._pause, LONGEST_PAUSE)
             if sent_at >= self._halved_at:
                 self.limit = self._slow_from = max(1.0, self.limit / 2)
                 self._halved_at = now
@@ -87,15 +96,22 @@ class Dispatcher:
 
     async def _send_again(self, call: Call, error: TransientError) -> Answer:
         """Go on after a first attempt that failed."""
-        before = [error]
+        before, counted = [error], 0
 
         async def attempt() -> Answer:
             if before:
                 raise before.pop()
             return await self._send_once(call)
 
+        def is_enough(state: RetryCallState) -> bool:
+            nonlocal counted
+            last = state.outcome.exception() if state.outcome else None
+            refused = isinstance(last, TransientError) and last.throttled
+            counted += not refused  # a refusal is not the call's fault
+            return counted > self._retries or (state.seconds_since_start or 0) > LONGEST_REFUSED
+
         retrying = AsyncRetrying(
-            stop=stop_after_attempt(self._retries + 1),
+            stop=is_enough,
             wait=self._seconds_before,
             retry=retry_if_exception_type(TransientError),
             sleep=self._sleep,
@@ -114,7 +130,7 @@ class Dispatcher:
         self._wake(len(self._waiting))
 
     async def _send_once(self, call: Call) -> Answer:
-        async with self._lane() as lane:
+        async with self._lane(call) as lane:
             with self._caps.admitted(call):
                 sent_at = time.monotonic()
                 try:
@@ -127,10 +143,10 @@ class Dispatcher:
             return answer
 
     @asynccontextmanager
-    async def _lane(self) -> AsyncIterator[Lane]:
-        """Wait for the least busy backend that may be sent something."""
-        while not (lane := self._free_lane()):
-            await self._turn()
+    async def _lane(self, call: Call) -> AsyncIterator[Lane]:
+        """Wait for the least busy backend that may be sent something, and for room below the caps."""
+        while not (lane := self._free_lane(call, now := time.monotonic())):
+            await self._turn(now)
         lane.in_flight += 1
         try:
             yield lane
@@ -138,20 +154,21 @@ class Dispatcher:
             lane.in_flight -= 1
             self._wake(1)
 
-    def _free_lane(self) -> Lane | None:
+    def _free_lane(self, call: Call, now: float) -> Lane | None:
         if self.stopped.is_set():
             raise StoppedError
-        now = time.monotonic()
         free = [lane for lane in self.lanes if lane.is_free(now)]
+        if free and not self._caps.has_room(call):
+            return None
         return min(free, key=lambda lane: lane.in_flight / lane.limit, default=None)
 
-    async def _turn(self) -> None:
+    async def _turn(self, now: float) -> None:
         """Wait until a request ended, or a backend has rested."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         self._waiting.append(future)
-        rests = [lane.rests_until for lane in self.lanes if lane.rests_until > time.monotonic()]
-        timer = loop.call_later(min(rests) - time.monotonic(), _finish, future) if rests else None
+        rests = [lane.rests_until for lane in self.lanes if lane.rests_until > now]
+        timer = loop.call_later(min(rests) - now, _finish, future) if rests else None
         try:
             await future
         finally:

@@ -48,8 +48,9 @@ class StillhouseLLM(LLM):  # type: ignore[misc]
     def load(self) -> None:
         """Open the journal; the teacher is opened at the first call."""
         super().load()
-        settings = Teacher.model_validate(self.teacher), Runtime.model_validate(self.runtime)
-        self._engine = Engine(*settings, Path(self.journal_path), Unseen()).__enter__()
+        teacher, runtime = Teacher.model_validate(self.teacher), Runtime.model_validate(self.runtime)
+        runtime = runtime.model_copy(update={"max_failed_share": 1.0})  # of so few rows as a batch has, it says nothing
+        self._engine = Engine(teacher, runtime, Path(self.journal_path), Unseen()).__enter__()
 
     def unload(self) -> None:
         """Close the teacher and the journal."""

@@ -19,8 +19,8 @@ from pipelines.caps import Caps
 from pipelines.dispatch import Dispatcher
 from pipelines.journal import Journal, Row, Usage, Writer, answer_row, failure_row, hash_of, salvage
 from pipelines.teachers import Backend, open_teacher
-from pipelines.teachers.backend import CallFailedError, StoppedError
-from stillhouse.errors import RunError, StillhouseError
+from pipelines.teachers.backend import CallFailedError, StoppedError, TransientError
+from stillhouse.errors import RunError
 from stillhouse.progress import BREAKER, BREAKER_FAILURES, BREAKER_WINDOW, Progress, Tally
 from stillhouse.recipe import Runtime, Teacher
 
@@ -28,6 +28,10 @@ Item = TypeVar("Item")
 OpenTeacher = Callable[[Teacher, Runtime, Journal], AbstractAsyncContextManager[list[Backend]]]
 
 RESUME = "All answers so far are kept; run the same command again to resume"
+NO_USAGE = (
+    "the teacher's server does not say how many tokens an answer takes, so runtime.max_tokens and runtime.max_cost "
+    "cannot be kept; use runtime.max_calls instead"
+)
 TICK_SECONDS = 0.25
 ROWS_BESIDES = 64  # open rows beyond those in flight: being checked, written, or waiting for a retry
 RESERVE_BYTES = (1_000_000, 20_000)  # at least, and per request in flight
@@ -144,6 +148,8 @@ class Engine:
             return None
         await self._write(answer_row(self._stage, call, answer))
         self._known.add(hash_of(call.call_id))
+        if self._caps.is_blind(answer):
+            self._stop(RunError(f"{NO_USAGE}. {RESUME}"))
         self._tally.prompt_tokens += answer.prompt_tokens
         self._tally.output_tokens += answer.output_tokens
         self._note(failed=False)
@@ -170,7 +176,11 @@ class Engine:
                 opening = self._open_teacher(self._teacher, self._runtime, self._journal)
                 try:
                     backends = await self._open.enter_async_context(opening)
-                except StillhouseError as error:
+                except TransientError as error:
+                    unreachable = RunError(f"teacher: {error}. {RESUME}")
+                    self._stop(unreachable)
+                    raise unreachable from error
+                except Exception as error:
                     self._stop(error)  # before another row tries
                     raise
                 self._dispatcher = Dispatcher(backends, self._runtime.retries, self._caps)

@@ -129,6 +129,11 @@ def hash_of(call_id: str) -> int:
     return int(call_id[:16], 16)
 
 
+def storable(text: str) -> str:
+    """Return a text without half characters, which no file holds; they are spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def answer_row(stage: str, call: Call, answer: Answer) -> Row:
     """Return the journal's row of an answer."""
     figures = (answer.prompt_tokens, answer.output_tokens, answer.seconds, time.time())
@@ -137,7 +142,7 @@ def answer_row(stage: str, call: Call, answer: Answer) -> Row:
 
 def failure_row(stage: str, call: Call, cause: str) -> Row:
     """Return the journal's row of a call that failed; the call is asked again in the next run."""
-    return FAILURE, (call.call_id, stage, cause, time.time())
+    return FAILURE, (call.call_id, stage, storable(cause), time.time())
 
 
 def salvage(path: Path) -> int | None:
@@ -159,12 +164,13 @@ def salvage(path: Path) -> int | None:
             if (part := path.with_name(path.name + suffix)).exists():
                 part.replace(aside.with_name(aside.name + suffix))
     with Journal(path) as journal:
-        journal.write((ANSWER, row) for row in _readable(aside))
+        journal.write((ANSWER, row) for row in _readable(aside, "answers"))
+        journal.write((NOTE, row) for row in _readable(aside, "notes"))
         return journal.usage().calls
 
 
-def _readable(path: Path) -> Iterator[tuple[Any, ...]]:
-    """Yield the answers of a damaged file, one by one, past pages that cannot be read."""
+def _readable(path: Path, table: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a table of a damaged file, one by one, past pages that cannot be read."""
     with path.open("r+b") as file:  # a file that was cut short is not opened at all: its lost pages become empty ones
         head = file.read(HEADER_BYTES)
         size = int.from_bytes(head[16:18], "big") * int.from_bytes(head[28:32], "big")
@@ -173,7 +179,7 @@ def _readable(path: Path) -> Iterator[tuple[Any, ...]]:
     with sqlite3.connect(path) as db:
         for number in range(1, most + 1):
             try:
-                row = db.execute("SELECT * FROM answers WHERE rowid = ?", (number,)).fetchone()
+                row = db.execute(f"SELECT * FROM {table} WHERE rowid = ?", (number,)).fetchone()  # noqa: S608
             except sqlite3.DatabaseError:
                 continue
             if row:
@@ -213,18 +219,29 @@ class Writer:
         await future
 
     async def _write_all(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            group, self._waiting = self._waiting[:GROUP_ROWS], self._waiting[GROUP_ROWS:]
-            try:
-                await loop.run_in_executor(self._thread, self._write, [row for row, _ in group])
-                fault = None
-            except sqlite3.Error as error:
-                fault = RunError(f"journal {self._journal.path} cannot be written: {error}")
-            for _, future in group:
-                if not future.done():
-                    future.set_exception(fault) if fault else future.set_result(None)
-        self._writing = None
+        try:
+            while self._waiting:
+                group, self._waiting = self._waiting[:GROUP_ROWS], self._waiting[GROUP_ROWS:]
+                await self._write_group(group)
+        finally:
+            self._writing = None
+
+    async def _write_group(self, group: list[tuple[Row, asyncio.Future[None]]]) -> None:
+        """Write rows together; where one of them cannot be stored, one by one, so that it fails alone."""
+        rows, fault = [row for row, _ in group], None
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._write, rows)
+        except sqlite3.Error as error:
+            fault = RunError(f"journal {self._journal.path} cannot be written: {error}")
+        except (ValueError, OverflowError, TypeError) as error:
+            if len(group) > 1:
+                for one in group:
+                    await self._write_group([one])
+                return
+            fault = RunError(f"journal {self._journal.path} cannot hold an answer: {error}")
+        for _, future in group:
+            if not future.done():
+                future.set_exception(fault) if fault else future.set_result(None)
 
     def _write(self, rows: list[Row]) -> None:
         try:

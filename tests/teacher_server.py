@@ -43,7 +43,11 @@ class TeacherServer(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.batch_seconds = 0.0  # that a batch takes
+        self.busy = 0  # times that the batch API answers 503
         self.results: bytes | None = None  # what it gives instead of results
+        self.probe_faults = 0  # times that a probe gets 503
+        self.tells_usage = True
+        self.surrogates = False  # half a character in every answer
         self.bad_words: set[str] = set()  # in a request that gets 400
         self.lock = threading.Lock()
 
@@ -91,6 +95,10 @@ class _Handler(BaseHTTPRequestHandler):
         """List the model, or give what the batch API has."""
         path = self.path.partition("?")[0].removeprefix("/v1")
         server = self.server
+        if path != "/models" and self._is_busy():
+            return None
+        if path.startswith("/batches/") and path.removeprefix("/batches/") not in server.batches:
+            return self._send(404, {"error": {"message": "no such batch"}})
         if path == "/batches":
             return self._send(200, {"data": list(server.batches.values())[::-1]})
         if path.startswith("/batches/"):
@@ -108,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer a chat request by its schema."""
         body = self.rfile.read(int(self.headers["content-length"]))
         if self.path in ("/v1/files", "/v1/batches"):
-            return self._take(body)
+            return None if self._is_busy() else self._take(body)
         request, server = json.loads(body), self.server
         is_probe = "Say a word" in str(request.get("messages"))
         with server.lock:
@@ -116,6 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
             server.in_flight += 1
             server.probes += is_probe
             status = 200 if is_probe else server.status_of(body)
+            if is_probe and server.probe_faults:
+                server.probe_faults, status = server.probe_faults - 1, 503
         if server.delay:
             threading.Event().wait(server.delay)
         while b"patience" in body and server.answered < server.patience:
@@ -127,6 +137,13 @@ class _Handler(BaseHTTPRequestHandler):
             key = self.headers.get("authorization", "") if server.mode == "leaky" else ""
             return self._send(status, {"error": {"message": f"this endpoint is broken{key}"}})
         return self._send(200, self._completion(request, server.mode if server.mode == "free" or not is_probe else ""))
+
+    def _is_busy(self) -> bool:
+        if not self.server.busy:
+            return False
+        self.server.busy -= 1
+        self._send(503, {"error": {"message": "busy"}})
+        return True
 
     def _take(self, body: bytes) -> None:
         """Take a file, or make a batch of one."""
@@ -168,6 +185,10 @@ class _Handler(BaseHTTPRequestHandler):
             text, reason = text[: len(text) // 2], "length"
         choice = {"index": 0, "finish_reason": reason, "message": {"role": "assistant", "content": text}}
         usage = {"prompt_tokens": 50, "completion_tokens": 10, "total_tokens": 60}
+        if self.server.surrogates:
+            choice["message"] = {"role": "assistant", "content": f"{text}\ud83d"}
+        if not self.server.tells_usage:
+            usage = {}
         head = {"id": "c", "object": "chat.completion", "created": 0, "model": MODEL}
         return {**head, "choices": [choice], "usage": usage}
 

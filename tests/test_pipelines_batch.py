@@ -94,21 +94,41 @@ def test_ctrl_c_leaves_the_batch_to_the_next_run(recipe: Path, tmp_path: Path, t
     assert len(teacher_server.batches) == 1
 
 
-@pytest.mark.parametrize(
-    ("spoiled", "told"),
-    [
-        (b"[1", "sends what is no JSON"),
-        (b'"text"', "a reply has no `custom_id`"),
-        (b'{"custom_id": "x"}', "calls failed"),
-    ],
-)
-def test_results_that_make_no_sense_are_named_and_nobody_waits_for_ever(
-    recipe: Path, tmp_path: Path, teacher_server: TeacherServer, spoiled: bytes, told: str
+def test_unreadable_results_cost_their_rows_only_and_are_not_paid_for_again(
+    recipe: Path, tmp_path: Path, teacher_server: TeacherServer
 ) -> None:
-    teacher_server.results = spoiled
-    text = recipe.read_text(encoding="utf-8") + "runtime: {retries: 0}\n"
-    recipe.write_text(text, encoding="utf-8")
+    teacher_server.results = b'[1\n"text"\n\n{"custom_id": "x"}'
     done = run(recipe, tmp_path / "run")
     assert done.returncode == 1
-    assert told in done.stderr
+    assert "the batch is completed, and has no readable result of this call" in done.stderr
     assert "Traceback" not in done.stderr
+    assert len(teacher_server.batches) == 1
+
+
+def test_a_provider_that_is_busy_for_a_while_is_not_paid_twice(
+    recipe: Path, tmp_path: Path, teacher_server: TeacherServer
+) -> None:
+    teacher_server.busy = 6  # replies of the batch API, whatever is asked
+    done = run(recipe, tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert len(teacher_server.batches) == 1
+    assert set(teacher_server.requests.values()) == {1}
+
+
+def test_a_batch_that_the_provider_has_thrown_away_is_sent_again(
+    recipe: Path, tmp_path: Path, teacher_server: TeacherServer
+) -> None:
+    folder = tmp_path / "run"
+    teacher_server.batch_seconds = 60.0
+    process = subprocess.Popen([COMMAND, "run", recipe, "--out", folder, "--until", "attributes"])
+    deadline = time.monotonic() + 60
+    while not teacher_server.batches and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.kill()
+    process.wait()
+    teacher_server.batches.clear()
+    teacher_server.batch_seconds = 0.0
+    done = run(recipe, folder)
+    assert done.returncode == 0, done.stderr
+    assert len(teacher_server.batches) == 1

@@ -122,7 +122,7 @@ def test_a_tired_backend_rests_and_is_tried_with_one_request() -> None:
 
 def _lane(limit: int) -> Lane:
     class Place:
-        name = "place"
+        name, adapts = "place", True
 
         async def send(self, call: Call) -> Answer:
             raise NotImplementedError
@@ -189,6 +189,71 @@ def test_caps_stop_cleanly_and_a_higher_one_goes_on(
     again, _ = ask(list(range(200)), teacher=price)
     assert all(again.values())
     assert sum(teacher_server.requests.values()) == 200
+
+
+def test_a_cap_above_the_need_does_not_stop_a_run(ask: Ask) -> None:
+    """32 in flight could use 32 x 20 output tokens and their prompts; all 40 together use 40 x 60."""
+    found, _ = ask(list(range(40)), concurrency=32, max_tokens=40 * 60 + 400)
+    assert all(found.values())
+
+
+def test_a_server_that_tells_no_usage_cannot_be_capped_by_tokens(ask: Ask, teacher_server: TeacherServer) -> None:
+    teacher_server.tells_usage = False
+    with pytest.raises(RunError, match=r"does not say how many tokens .* use runtime\.max_calls instead"):
+        ask(list(range(40)), concurrency=2, max_tokens=10_000)
+    assert sum(teacher_server.requests.values()) < 10
+    found, _ = ask(list(range(40)), max_calls=1000)
+    assert all(found.values())
+
+
+def test_half_a_character_hangs_nothing(ask: Ask, teacher_server: TeacherServer) -> None:
+    ask([-1])
+    teacher_server.surrogates = True
+    found, _ = ask(list(range(20)))
+    assert all(answer and "\\ud83d" in answer.text for answer in found.values())
+    assert ask(list(range(20)))[0] == found
+    assert sum(teacher_server.requests.values()) == 21
+
+
+def test_a_row_that_cannot_be_stored_fails_alone(tmp_path: Path) -> None:
+    async def write() -> list[Any]:
+        writer = Writer(tmp_path / "j", reserve_bytes=4096)
+        texts = ["a", "\ud83d", "b"]
+        rows = (answer_row("s", call(text), Answer(text, "stop", 1, 1, 0.1)) for text in texts)
+        found = await asyncio.gather(*(writer.put(row) for row in rows), return_exceptions=True)
+        await writer.put(answer_row("s", call("later"), Answer("c", "stop", 1, 1, 0.1)))
+        await writer.close()
+        return list(found)
+
+    first, bad, last = asyncio.run(write())
+    assert (first, last) == (None, None)
+    assert "cannot hold an answer" in str(bad)
+    with Journal(tmp_path / "j") as journal:
+        assert journal.usage().calls == 3
+
+
+def test_a_server_that_is_out_of_order_with_503_rests(ask: Ask, teacher_server: TeacherServer) -> None:
+    """A bare 503 is no wish for less: a dead server behind a proxy must not swallow the attempts."""
+    teacher_server.delay = 0.05
+    with serve_teacher() as second:
+        both = [teacher_server.base_url, second.base_url]
+        assert all(ask([-1], teacher={"base_url": both})[0].values())
+        second.mode = "down"
+        found, _ = ask(list(range(200)), teacher={"base_url": both}, concurrency=8)
+        assert all(found.values())
+        assert sum(second.requests.values()) < 50
+
+
+def test_refusals_do_not_use_up_the_retries(ask: Ask, teacher_server: TeacherServer) -> None:
+    teacher_server.most, teacher_server.delay = 1, 0.02
+    found, _ = ask(list(range(12)), concurrency=4, retries=0)
+    assert all(found.values())
+    assert teacher_server.refused > 0
+
+
+def test_a_hiccup_while_the_server_is_tried_out_ends_nothing(ask: Ask, teacher_server: TeacherServer) -> None:
+    teacher_server.probe_faults = 2
+    assert all(ask([1, 2])[0].values())
 
 
 def test_a_server_that_ignores_the_schema_is_found_out(ask: Ask, teacher_server: TeacherServer) -> None:

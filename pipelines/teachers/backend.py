@@ -6,10 +6,14 @@ from pipelines.calls import Answer, Call
 
 
 class Backend(Protocol):
-    """One place that answers calls. `limit` is how many it is sent at a time at most."""
+    """One place that answers calls.
+
+    `limit` is how many it is sent at a time at most; `adapts` says whether it is sent fewer after failures.
+    """
 
     name: str
     limit: int
+    adapts: bool
 
     async def send(self, call: Call) -> Answer:
         """Send a call once.

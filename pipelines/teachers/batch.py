@@ -6,6 +6,7 @@ stopped waits for the batches that it had sent instead of sending them again.
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,22 +16,27 @@ import aiohttp
 from pipelines.calls import Answer, Call
 from pipelines.journal import Journal
 from pipelines.teachers.backend import CallFailedError, StoppedError, TransientError
-from pipelines.teachers.endpoint import BUSY, CAUSE_SHOWN, EndpointBackend, answer_of, body_of, said
+from pipelines.teachers.endpoint import BUSY, CAUSE_SHOWN, NO_COMPLETION, EndpointBackend, answer_of, body_of, said
 from stillhouse.errors import RunError
 
 GATHER_SECONDS = 2.0  # without a further call: then the batch is sent
 MAX_BYTES = 90_000_000
 FIRST_POLL, LONGEST_POLL, POLL_GROWTH = 1.0, 60.0, 1.5  # seconds
 PATHS = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
+GONE = {404, 410}
 ENDED = {"completed", "failed", "expired", "cancelled"}
 NOTE = "batch "
 LISTED = 100  # latest batches of the provider that are searched for one whose number was not noted in time
 
-Result = dict[str, Any]
+
+class GoneError(RunError):
+    """What was asked for is not there, or not any more."""
 
 
 class BatchBackend:
     """Gathers calls into batches and waits for them."""
+
+    adapts = False
 
     def __init__(self, endpoint: EndpointBackend, journal: Journal) -> None:
         """Take the endpoint of the provider, and the journal that knows of earlier batches."""
@@ -41,7 +47,7 @@ class BatchBackend:
         self._bytes = 0
         self._came = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._earlier: dict[str, asyncio.Task[dict[str, Result]]] = {}
+        self._earlier: dict[str, asyncio.Task[dict[str, Any]]] = {}
 
     async def send(self, call: Call) -> Answer:
         """Send a call with the next batch, or take its answer from a batch of an earlier run; see `Backend`."""
@@ -50,8 +56,9 @@ class BatchBackend:
             await asyncio.wait([task])
             if task.cancelled():
                 raise StoppedError
-            if call.call_id in task.result():
-                return _read(call, task.result()[call.call_id])
+            known = task.result().get(call.call_id)
+            if known is not None:
+                return self._read(call, known, "completed")
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[call.call_id] = call, future
         self._gathered.append(call.call_id)
@@ -77,9 +84,21 @@ class BatchBackend:
                 continue
             batch = note["batch"] or await self._find(key.removeprefix(NOTE))
             if batch:
-                task = asyncio.create_task(self._results(batch, is_earlier=True))
+                task = asyncio.create_task(self._earlier_results(batch))
                 self._tasks.add(task)
                 self._earlier.update(dict.fromkeys(note["calls"], task))
+
+    async def _earlier_results(self, batch: str) -> dict[str, Any]:
+        """Return the results of a batch of an earlier run that are answers; calls without one are asked again."""
+        try:
+            _, results = await self._results(batch)
+        except GoneError:  # the provider has thrown the batch or its file away
+            return {}
+        return {
+            key: result
+            for key, result in results.items()
+            if isinstance(result, dict) and (result.get("response") or {}).get("status_code") == 200
+        }
 
     def _start(self, gathering: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(gathering)
@@ -93,7 +112,7 @@ class BatchBackend:
         if error:
             for _, future in self._waiting.values():
                 if not future.done():
-                    future.set_exception(RunError(f"teacher {self.name}, batch API: {type(error).__name__}: {error}"))
+                    future.set_exception(error if isinstance(error, RunError) else _not_understood(error))
 
     async def _gather(self) -> None:
         """Wait until no further call comes or the file is large enough, then send the batch and wait for it."""
@@ -104,90 +123,109 @@ class BatchBackend:
             except TimeoutError:
                 break
         gathered, self._gathered, self._bytes = self._gathered, [], 0
-        try:
-            results = await self._results(await self._submit([self._waiting[call_id][0] for call_id in gathered]))
-        except (TransientError, RunError) as error:
-            for call_id in gathered:
-                self._waiting.pop(call_id)[1].set_exception(error)
-            return
+        batch = await self._submit([self._waiting[call_id][0] for call_id in gathered])
+        state, results = await self._results(batch)
+        if state == "failed":
+            raise RunError(f"teacher {self.name} refuses batch {batch}: {self._redacted(results['errors'])}")
         for call_id in gathered:
             call, future = self._waiting.pop(call_id)
             try:
-                future.set_result(_read(call, results.get(call_id)))
+                future.set_result(self._read(call, results.get(call_id), state))
             except (TransientError, CallFailedError) as error:
                 future.set_exception(error)
 
     async def _submit(self, calls: list[Call]) -> str:
         """Return the number of a new batch. It is noted before it is made, and once more with its number."""
         path = PATHS[calls[0].api]
-        lines = (
+        lines = [
             {"custom_id": call.call_id, "method": "POST", "url": path, "body": body_of(self._endpoint.endpoint, call)}
             for call in calls
-        )
-        form = aiohttp.FormData()
-        form.add_field("purpose", "batch")
-        form.add_field("file", "\n".join(map(json.dumps, lines)).encode(), filename="stillhouse.jsonl")
-        file = str(_member(await self._ask("POST", "/files", form), "id"))
+        ]
+        content = "\n".join(map(json.dumps, lines)).encode()
+        file = str(_member(await self._patiently("POST", "/files", content), "id"))
         note: dict[str, Any] = {"calls": [call.call_id for call in calls], "batch": None}
         self._journal.set_note(NOTE + file, json.dumps(note))
-        request = {"input_file_id": file, "endpoint": path, "completion_window": "24h"}
-        try:
-            note["batch"] = str(_member(await self._ask("POST", "/batches", json.dumps(request)), "id"))
-        except TransientError:  # the reply may have been lost after the batch was made
-            note["batch"] = await self._find(file)
-            if note["batch"] is None:
-                raise
+        request = json.dumps({"input_file_id": file, "endpoint": path, "completion_window": "24h"})
+        while note["batch"] is None:
+            try:
+                note["batch"] = str(_member(_parsed(await self._reply("POST", "/batches", request)), "id"))
+            except TransientError:  # the reply may have been lost after the batch was made
+                note["batch"] = await self._find(file)
         self._journal.set_note(NOTE + file, json.dumps(note))
         return str(note["batch"])
 
     async def _find(self, file: str) -> str | None:
-        """Return the batch that was made of a file, where the run ended before its number was noted."""
-        batches = _member(await self._ask("GET", f"/batches?limit={LISTED}"), "data")
+        """Return the batch that was made of a file, where its number could not be noted."""
+        batches = _member(await self._patiently("GET", f"/batches?limit={LISTED}"), "data")
         return next((str(_member(one, "id")) for one in batches if _member(one, "input_file_id") == file), None)
 
-    async def _results(self, batch: str, is_earlier: bool = False) -> dict[str, Result]:
-        """Wait for a batch; return its results by call id.
-
-        Raises RunError where the provider refuses it as a whole; one of an earlier run then has no results.
-        """
+    async def _results(self, batch: str) -> tuple[str, dict[str, Any]]:
+        """Wait for a batch; return how it ended and its results by call id, or `errors` of one that failed."""
         pause = FIRST_POLL
-        while _member(state := await self._state(batch), "status") not in ENDED:
+        while (status := _member(state := await self._patiently("GET", f"/batches/{batch}"), "status")) not in ENDED:
             await asyncio.sleep(pause)
             pause = min(pause * POLL_GROWTH, LONGEST_POLL)
-        if state["status"] == "failed" and is_earlier:
-            return {}
-        if state["status"] == "failed":
-            raise RunError(
-                f"teacher {self.name} refuses batch {batch}: {json.dumps(state.get('errors'))[:CAUSE_SHOWN]}"
-            )
+        if status == "failed":
+            return status, {"errors": state.get("errors")}
         results: dict[str, Any] = {}
         for file in filter(None, (state.get("output_file_id"), state.get("error_file_id"))):
-            _, content = await self._reply("GET", f"/files/{file}/content")
-            for line in content.decode("utf-8", "replace").splitlines():
-                result = _parsed(line)
-                results[str(_member(result, "custom_id"))] = result
-        return results
+            content = await self._patiently("GET", f"/files/{file}/content", parse=False)
+            for line in filter(None, content.split(b"\n")):
+                try:
+                    result = json.loads(line)
+                    results[str(result["custom_id"])] = result
+                except (ValueError, TypeError, KeyError):
+                    continue  # its call has no result, which is said of it
+        return status, results
 
-    async def _state(self, batch: str) -> Any:
-        """Return what the provider says of a batch; while it does not answer, it is taken to go on."""
-        try:
-            return await self._ask("GET", f"/batches/{batch}")
-        except TransientError:
-            return {"status": "unknown"}
-
-    async def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        _, content = await self._reply(method, path, body)
-        return _parsed(content)
-
-    async def _reply(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-        """Return a reply of the provider. Raises TransientError where it is busy, RunError where it refuses."""
-        status, _, content = await self._endpoint.request(method, path, body)
+    def _read(self, call: Call, result: Any, state: str) -> Answer:
+        """Return the answer of a line of results. Raises as `Backend.send` does."""
+        if result is None and state == "completed":  # paid for, perhaps: not to be asked again in this run
+            raise CallFailedError("the batch is completed, and has no readable result of this call")
+        if result is None:
+            raise TransientError(f"the batch is {state}, without this call")
+        response = result.get("response")
+        known = response if isinstance(response, dict) else {}
+        status, body = known.get("status_code"), known.get("body")
         if status == 200:
-            return status, content
-        cause = self._endpoint.endpoint.redact(f"{path}: HTTP {status}: {said(content)}")[:CAUSE_SHOWN]
+            try:
+                return answer_of(call, body, 0.0)
+            except NO_COMPLETION as error:
+                raise CallFailedError(f"HTTP 200, but no completion ({type(error).__name__}: {error})") from error
+        cause = self._redacted(f"HTTP {status}: {said(json.dumps(body or {'error': result.get('error')}).encode())}")
+        if status is None or status in BUSY:
+            raise TransientError(cause)
+        raise CallFailedError(cause)
+
+    def _redacted(self, said: Any) -> str:
+        text = said if isinstance(said, str) else json.dumps(said)
+        return self._endpoint.endpoint.redact(text)[:CAUSE_SHOWN]
+
+    async def _patiently(self, method: str, path: str, file: bytes | None = None, parse: bool = True) -> Any:
+        """Return a reply to a request that may be repeated, as long as it takes. Raises RunError as `_reply` does."""
+        pause = FIRST_POLL
+        while True:
+            form = None
+            if file is not None:
+                form = aiohttp.FormData()
+                form.add_field("purpose", "batch")
+                form.add_field("file", file, filename="stillhouse.jsonl")
+            try:
+                content = await self._reply(method, path, form)
+                return _parsed(content) if parse else content
+            except TransientError:
+                await asyncio.sleep(pause)
+                pause = min(pause * POLL_GROWTH, LONGEST_POLL)
+
+    async def _reply(self, method: str, path: str, body: Any = None) -> bytes:
+        """Return a reply of the provider. Raises TransientError where it is busy, RunError where it refuses."""
+        status, _, content = await self._endpoint.request(method, path, body, most=sys.maxsize)
+        if status == 200:
+            return content
+        cause = self._redacted(f"{path}: HTTP {status}: {said(content)}")
         if status in BUSY:
             raise TransientError(cause)
-        raise RunError(f"teacher {self.name}, batch API: {cause}")
+        raise GoneError(cause) if status in GONE else RunError(f"teacher {self.name}, batch API: {cause}")
 
 
 @asynccontextmanager
@@ -201,11 +239,11 @@ async def open_batch(endpoint: EndpointBackend, journal: Journal) -> AsyncIterat
         backend.stop()
 
 
-def _parsed(content: str | bytes) -> Any:
+def _parsed(content: bytes) -> Any:
     try:
         return json.loads(content)
     except ValueError as error:
-        raise RunError(f"the provider's batch API sends what is no JSON ({error})") from error
+        raise _not_understood(error) from error
 
 
 def _member(reply: Any, key: str) -> Any:
@@ -214,18 +252,5 @@ def _member(reply: Any, key: str) -> Any:
     return reply[key]
 
 
-def _read(call: Call, result: Result | None) -> Answer:
-    """Return the answer of a line of results. Raises as `Backend.send` does."""
-    if result is None:
-        raise TransientError("the batch ended without this call")
-    response = result.get("response")
-    status, body = (response.get("status_code"), response.get("body")) if isinstance(response, dict) else (None, None)
-    if status == 200:
-        try:
-            return answer_of(call, body, 0.0)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            raise TransientError(f"HTTP 200, but no completion ({type(error).__name__}: {error})") from error
-    cause = f"HTTP {status}: {said(json.dumps(body or {'error': result.get('error')}).encode())}"[:CAUSE_SHOWN]
-    if status is None or status in BUSY:
-        raise TransientError(cause)
-    raise CallFailedError(cause)
+def _not_understood(error: BaseException) -> RunError:
+    return RunError(f"the provider's batch API sends what is not understood ({type(error).__name__}: {error})")

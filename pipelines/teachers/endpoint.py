@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 
 from pipelines.calls import Answer, Call, JsonSchema
+from pipelines.journal import storable
 from pipelines.teachers.backend import CallFailedError, TransientError
 from stillhouse.errors import InputError, RunError
 
@@ -21,10 +22,13 @@ CHECK_SECONDS = 15.0
 CAUSE_SHOWN = 400  # characters of a server's own words
 LARGEST_REPLY = 64_000_000  # bytes
 BUSY = {408, 425, 429, 500, 502, 503, 504, 529}
+THROTTLED = {429, 529}
 REFUSED_KEY = {401, 403}
 OUT_OF_MONEY = "insufficient_quota"  # OpenAI's code, sent with 429: no wait helps
 
 JSON = {"Content-Type": "application/json"}
+NO_COMPLETION = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
+MOST_TOKENS = 10**9  # that a server may report for one call
 Constrain = Callable[[JsonSchema], dict[str, Any]]
 
 
@@ -88,6 +92,7 @@ class EndpointBackend:
     session: aiohttp.ClientSession
     name: str = field(init=False)
     limit: int = field(init=False)
+    adapts: bool = True
 
     def __post_init__(self) -> None:
         """Take name and limit from the endpoint."""
@@ -102,16 +107,16 @@ class EndpointBackend:
             raise self._failure(status, headers, content)
         try:
             return answer_of(call, json.loads(content), time.monotonic() - started)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        except NO_COMPLETION as error:
             raise TransientError(f"HTTP 200, but no completion ({type(error).__name__}: {error})") from error
 
     def stop(self) -> None:
         """Await what is in flight: it is paid for."""
 
     async def request(
-        self, method: str, path: str, body: str | aiohttp.FormData | None = None
+        self, method: str, path: str, body: str | aiohttp.FormData | None = None, most: int = LARGEST_REPLY
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """Return status, headers and body of a reply. Raises TransientError where there is none."""
+        """Return status, headers and body of a reply. Raises TransientError where there is none of `most` bytes."""
         try:
             async with self.session.request(
                 method,
@@ -120,10 +125,12 @@ class EndpointBackend:
                 headers=JSON if isinstance(body, str) else None,
                 allow_redirects=False,
             ) as reply:
-                content = await reply.content.read(LARGEST_REPLY)
-                while not reply.content.at_eof() and len(content) < LARGEST_REPLY:
-                    content += await reply.content.read(LARGEST_REPLY)
-                return reply.status, reply.headers, content
+                content = bytearray(await reply.content.readany())
+                while not reply.content.at_eof():
+                    content += await reply.content.readany()
+                    if len(content) > most:
+                        raise TransientError(f"a reply of more than {most / 1e6:g} MB")
+                return reply.status, reply.headers, bytes(content)
         except TimeoutError as error:
             raise TransientError(f"no answer within runtime.timeout ({self.endpoint.timeout:g} s)") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -137,7 +144,8 @@ class EndpointBackend:
         if status == 402 or OUT_OF_MONEY in cause:
             return RunError(f"teacher {self.name} wants money ({cause}); pay, then run the same command again")
         if status in BUSY or status > 500:
-            return TransientError(cause, _retry_after(headers), throttled=status in (429, 503, 529))
+            after = _retry_after(headers)
+            return TransientError(cause, after, throttled=status in THROTTLED or (status == 503 and after is not None))
         return CallFailedError(cause)
 
 
@@ -206,12 +214,19 @@ def answer_of(call: Call, reply: Any, seconds: float) -> Answer:
     if not isinstance(text, str | None):
         raise TypeError(f"the answer is a {type(text).__name__}")
     return Answer(
-        text=text or "",
-        finish_reason=str(choice.get("finish_reason") or "unknown"),
-        prompt_tokens=int(usage.get("prompt_tokens") or 0),
-        output_tokens=int(usage.get("completion_tokens") or 0),
+        text=storable(text or ""),
+        finish_reason=storable(str(choice.get("finish_reason") or "unknown")),
+        prompt_tokens=_tokens(usage.get("prompt_tokens")),
+        output_tokens=_tokens(usage.get("completion_tokens")),
         seconds=seconds,
     )
+
+
+def _tokens(count: Any) -> int:
+    tokens = int(count or 0)
+    if not 0 <= tokens <= MOST_TOKENS:
+        raise ValueError(f"{tokens} tokens are reported")
+    return tokens
 
 
 def said(content: bytes) -> str:

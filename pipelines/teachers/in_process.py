@@ -28,10 +28,11 @@ class InProcessBackend:
     tokenizer: Any
     limit: int
     name: str = "vLLM in this process"
+    adapts: bool = False
 
     async def send(self, call: Call) -> Answer:
         """Send a call once; see `Backend`."""
-        from vllm.v1.engine.exceptions import EngineDeadError
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         started = time.monotonic()
         try:
@@ -40,11 +41,12 @@ class InProcessBackend:
             outputs = [
                 output async for output in self.engine.generate(prompt, _sampling(call), request_id=uuid.uuid4().hex)
             ]
+            (last,) = outputs
         except EngineDeadError as error:
             raise RunError(f"vLLM has stopped ({error}); its own messages above say why") from error
-        except (ValueError, TypeError) as error:  # this prompt is too long, this schema is not understood
+        # This prompt is too long, this schema is not understood.
+        except (ValueError, TypeError, EngineGenerateError) as error:
             raise CallFailedError(f"{type(error).__name__}: {error}") from error
-        (last,) = outputs
         return Answer(
             text=last.outputs[0].text,
             finish_reason=str(last.outputs[0].finish_reason),

@@ -4,13 +4,24 @@ import json
 import secrets
 from dataclasses import replace
 
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
 from pipelines.calls import Answer, Call
-from pipelines.teachers.backend import CallFailedError
+from pipelines.teachers.backend import CallFailedError, TransientError
 from pipelines.teachers.endpoint import PROBED, EndpointBackend
 from stillhouse.errors import InputError
 from stillhouse.recipe import Teacher
 
 PROBE_TOKENS = 64
+ATTEMPTS, LONGEST_WAIT = 5, 20.0  # of a request, seconds between two
+
+
+_patient = AsyncRetrying(
+    stop=stop_after_attempt(ATTEMPTS),
+    wait=wait_random_exponential(max=LONGEST_WAIT),
+    retry=retry_if_exception_type(TransientError),
+    reraise=True,
+)
 
 
 async def find_dialect(backend: EndpointBackend, teacher: Teacher) -> str:
@@ -24,7 +35,7 @@ async def find_dialect(backend: EndpointBackend, teacher: Teacher) -> str:
         call = _probe(teacher, word)
         trial = EndpointBackend(replace(backend.endpoint, dialect=dialect), backend.session)
         try:
-            if _says(await trial.send(call), word):
+            if _says(await _patient(trial.send, call), word):
                 return dialect
             tried.append(f"`{dialect}`: ignored")
         except CallFailedError as error:
