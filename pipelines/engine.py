@@ -58,6 +58,7 @@ class Engine:
         self._opening: asyncio.Lock | None = None
         self._dispatcher: Dispatcher | None = None
         self._recent: deque[bool] = deque(maxlen=BREAKER_WINDOW)
+        self._stop_reason: BaseException | None = None
         self.begin()
 
     def __enter__(self) -> Self:
@@ -75,6 +76,10 @@ class Engine:
         self._runner.run(self._open.aclose())
         self._runner.close()
         self._journal.close()
+
+    def open(self) -> None:
+        """Open the teacher now. Raises as its backend does where it cannot be reached or loaded."""
+        self._runner.run(self._opened())
 
     @property
     def spent(self) -> Usage:
@@ -101,8 +106,7 @@ class Engine:
         after Ctrl-C: then all that was in flight is on disk.
         """
         self._stage, self._total, self._tally = stage, total, Tally()
-        self._last_cause = ""
-        self._stop_reason: BaseException | None = None
+        self._last_cause, self._stop_reason = "", None
         self._flying: dict[str, asyncio.Future[Answer | None]] = {}
         self.asked += total
         self._progress.start(label or stage, total)

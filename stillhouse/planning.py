@@ -97,17 +97,11 @@ def _pace(build: Build, texts: pl.DataFrame) -> float | None:
     from pipelines.attributes import enumerate_attributes
 
     recipe = build.recipe
-
-    def weight_asked(some: pl.DataFrame) -> float:
-        before = asdict(build.engine.spent)
-        enumerate_attributes(some, recipe.domain, recipe.attributes, build.asker, build.engine)
-        return _weight(asdict(build.engine.spent)) - _weight(before)
-
     with build.opened():
-        weight_asked(texts.head(1))  # starts the teacher, which takes its time once
-        started = time.monotonic()
-        weight = weight_asked(texts.tail(-1))
-        seconds = time.monotonic() - started
+        build.engine.open()  # which takes its time once
+        before, started = _weight(asdict(build.engine.spent)), time.monotonic()
+        enumerate_attributes(texts, recipe.domain, recipe.attributes, build.asker, build.engine)
+        seconds, weight = time.monotonic() - started, _weight(asdict(build.engine.spent)) - before
     return seconds / weight if weight else None
 
 

@@ -306,7 +306,7 @@ def _served(endpoint: Endpoint) -> str:
 
 def test_no_answer_within_the_timeout_is_a_failure_of_its_row(ask: Ask, teacher_server: TeacherServer) -> None:
     teacher_server.patience = 1_000_000
-    found, engine = ask(["patience", *range(30)], timeout=1.0, retries=0)
+    found, engine = ask(["patience", *range(30)], timeout=6.0, retries=0, concurrency=8)
     teacher_server.patience = 0
     assert [word for word, answer in found.items() if answer is None] == ["patience"]
     assert engine.failed == 1
