@@ -7,7 +7,7 @@ import os
 import signal
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from distilabel.models.llms import LLM
 from distilabel.models.llms.utils import prepare_output
@@ -18,8 +18,6 @@ from pipelines.engine import Engine
 from stillhouse.errors import StillhouseError
 from stillhouse.progress import Unseen
 from stillhouse.recipe import Runtime, Teacher
-
-Prompt: TypeAlias = str | list[dict[str, str]]
 
 
 class StillhouseLLM(LLM):  # type: ignore[misc]

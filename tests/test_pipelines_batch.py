@@ -51,6 +51,13 @@ def test_refused_lines_are_failures_of_their_rows(recipe: Path, tmp_path: Path, 
     assert len(teacher_server.batches) == 1, "what is refused is not sent again in the same run"
 
 
+def _await_a_batch(teacher_server: TeacherServer) -> None:
+    deadline = time.monotonic() + 60
+    while not teacher_server.batches and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.5)  # for its number to be noted
+
+
 @pytest.mark.parametrize("forget", [False, True])
 def test_a_killed_run_waits_for_the_batch_that_it_had_sent(
     recipe: Path, tmp_path: Path, teacher_server: TeacherServer, forget: bool
@@ -58,10 +65,7 @@ def test_a_killed_run_waits_for_the_batch_that_it_had_sent(
     teacher_server.batch_seconds = 8.0
     folder = tmp_path / "run"
     process = subprocess.Popen([COMMAND, "run", recipe, "--out", folder, "--until", "attributes"])
-    deadline = time.monotonic() + 60
-    while not teacher_server.batches and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.5)
+    _await_a_batch(teacher_server)
     process.kill()
     process.wait()
     if forget:  # killed after the provider made the batch and before its number was noted
@@ -79,10 +83,7 @@ def test_ctrl_c_leaves_the_batch_to_the_next_run(recipe: Path, tmp_path: Path, t
     process = subprocess.Popen(
         [COMMAND, "run", recipe, "--out", tmp_path / "run", "--until", "attributes"], stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
-    while not teacher_server.batches and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.5)
+    _await_a_batch(teacher_server)
     pressed = time.monotonic()
     process.send_signal(2)
     error = process.communicate(timeout=60)[1]
@@ -121,10 +122,7 @@ def test_a_batch_that_the_provider_has_thrown_away_is_sent_again(
     folder = tmp_path / "run"
     teacher_server.batch_seconds = 60.0
     process = subprocess.Popen([COMMAND, "run", recipe, "--out", folder, "--until", "attributes"])
-    deadline = time.monotonic() + 60
-    while not teacher_server.batches and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.5)
+    _await_a_batch(teacher_server)
     process.kill()
     process.wait()
     teacher_server.batches.clear()

@@ -44,7 +44,7 @@ def _tight(schema: JsonSchema) -> dict[str, Any]:
     return {"json_schema": {"x-guidance": tight, **schema}}
 
 
-# The field in which a server takes a JSON Schema. Some answer 200 and ignore a field, so `probe` looks at what comes.
+# The field in which a server takes a JSON Schema. Some answer 200 and ignore it, so `find_dialect` tries them.
 DIALECTS: dict[str, Constrain] = {
     "response_format": _response_format,  # OpenAI and most others
     "structured_outputs": lambda schema: {"structured_outputs": {"json": schema}},  # vLLM's completion API
@@ -243,10 +243,8 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that a server asks to wait: a number or a date (RFC 9110, 10.2.3)."""
     value = headers.get("Retry-After", "").strip()
     try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
+        if value.isdecimal():
+            return float(value)
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):
         return None
