@@ -1,35 +1,26 @@
-"""Difficulty of a sample for the student: rank score, perplexity and IFD from two forward passes.
+"""Difficulty of samples for a student: rank score, perplexity, IFD and length, in one pass over the samples.
 
-The rank score (CompEffDist, section "Difficulty"): at each output token p = softmax(logits), n = the smallest
-number of top tokens whose cumulative p reaches TOP_P, x = the token's rank from 0, s = x/n if x < n, else 1. The
-difficulty is the mean of the s above 0, and 0 where there is none.
+The rank score (CompEffDist, difficulty): at each output token p = softmax(logits), n = the smallest number of top
+tokens whose cumulative p reaches 0.95, x = the token's rank from 0, s = x/n if x < n, else 1. The difficulty is the
+mean of the s above 0, and 0 where there is none. Perplexity is that of the output after the prompt; IFD (Li et al.,
+2024) divides it by the perplexity of the output alone.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
 
-from stillhouse.errors import RunError
+import numpy as np
+import torch
 
-if TYPE_CHECKING:
-    import torch
+from curation.kernels import TokenFigures, token_figures
+from curation.prefixes import shared_prefixes
+from curation.student import Encoded, Student
+from stillhouse.checkpoint import Checkpoint
 
-NO_ARGUMENTS: Mapping[str, Any] = {}
-TOP_P = 0.95
-BATCH_TOKENS = 512  # the fastest on CPU: larger batches leave the cache
-POSITIONS = 128  # rows of logits held at once: 128 x 262,144 x 4 bytes = 134 MB
-
-
-# From float32 logits (positions, vocabulary) and target ids (positions,) to figures of shape (positions,).
-Kernel = Callable[["torch.Tensor", "torch.Tensor"], "tuple[torch.Tensor, ...]"]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Token ids of one sample: the student reads `prompt` and is scored on `output`."""
-
-    prompt: tuple[int, ...]
-    output: tuple[int, ...]
+CHUNK = 1024  # samples that are scored together, and lost at most where a run is killed
 
 
 @dataclass(frozen=True)
@@ -44,167 +35,151 @@ class Score:
     reason: str | None = None
 
 
-def encode(
-    prompt: str, output: str, tokenizer: Any, max_length: int, template: Mapping[str, Any] = NO_ARGUMENTS
-) -> Encoded | str:
-    """Return the token ids, or the reason why the sample cannot be scored.
-
-    Prompt and output are tokenised apart, so that no token spans their boundary; the student's chat template is
-    used where it has one, with the arguments `template`. A prompt that is too long loses tokens on the left, the
-    output never loses any.
-    """
-    if tokenizer.chat_template:
-        prompt_ids = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            **template,
-        )["input_ids"]
-    else:
-        prompt_ids = tokenizer(prompt)["input_ids"]
-    output_ids = tokenizer(output, add_special_tokens=False)["input_ids"]
-    if not output_ids:
-        return "empty output"
-    room = max_length - len(output_ids)
-    if room < 1:
-        return f"output of {len(output_ids)} tokens does not fit into curation.max_length {max_length}"
-    return Encoded(tuple(prompt_ids[-room:]), tuple(output_ids))
-
-
 def score_samples(
     samples: Sequence[tuple[str, str]],
-    model: Any,
-    tokenizer: Any,
+    student: Student,
     max_length: int,
+    checkpoint: Checkpoint,
     report: Callable[[int, int], None] = lambda done, tokens: None,
-    template: Mapping[str, Any] = NO_ARGUMENTS,
 ) -> list[Score]:
     """Score (prompt, output) pairs, in their order.
 
-    `template` are arguments of the student's chat template. `report` is told samples done and tokens read so far.
+    Pairs are worked off sorted by prompt, so that neighbours share what they begin with, CHUNK at a time: a score does
+    not depend on the order of the samples, nor on whether the run was interrupted. Scores that `checkpoint` holds are
+    taken from there. `report` is told samples done and tokens read so far.
 
     Raises RunError where the model's logits are not those of its output layer.
     """
     scores: list[Score] = [Score()] * len(samples)
-    encoded: dict[int, Encoded] = {}
-    for number, (prompt, output) in enumerate(samples):
-        result = encode(prompt, output, tokenizer, max_length, template)
-        if isinstance(result, str):
-            scores[number] = Score(reason=result)
-        else:
-            encoded[number] = result
-    start = _start_token(tokenizer)
-    if encoded:
-        _check_output_layer(min(encoded.values(), key=lambda row: len(row.prompt) + len(row.output)), model)
-    done, tokens = len(samples) - len(encoded), 0
-    for batch in _by_length(encoded):
-        rows = [encoded[number] for number in batch]
-        with_prompt = token_scores(rows, model, rank_scores)
-        alone = token_scores([Encoded((start,), row.output) for row in rows], model, losses_of)
-        for number, (losses, ranks), (losses_alone,) in zip(batch, with_prompt, alone, strict=True):
-            scores[number] = _score(losses, ranks, losses_alone)
-        done, tokens = done + len(batch), tokens + sum(len(row.prompt) + len(row.output) for row in rows)
-        report(done, tokens)
+    order = sorted(range(len(samples)), key=samples.__getitem__)
+    tokens = 0
+    for start in range(0, len(order), CHUNK):
+        chunk = order[start : start + CHUNK]
+        pairs = [samples[number] for number in chunk]
+        key = hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+        if (known := checkpoint.get(key)) is None:
+
+            def told(
+                share: float, read: int, before: int = start, size: int = len(chunk), so_far: int = tokens
+            ) -> None:
+                report(before + int(share * size), so_far + read)
+
+            found, read = score_chunk(pairs, student, max_length, told)
+            tokens += read
+            known = [astuple(score) for score in found]
+            checkpoint.put(key, known)
+        for number, figures in zip(chunk, known, strict=True):
+            scores[number] = Score(*figures)
+        report(start + len(chunk), tokens)
     return scores
 
 
-def token_scores(rows: Sequence[Encoded], model: Any, kernel: Kernel) -> list[tuple["torch.Tensor", ...]]:
-    """Return per row what `kernel` says of its output tokens, each of shape (output tokens,).
+def score_chunk(
+    pairs: Sequence[tuple[str, str]], student: Student, max_length: int, told: Callable[[float, int], None]
+) -> tuple[list[Score], int]:
+    """Score (prompt, output) pairs together; return the scores and the number of tokens that the student read.
 
-    One forward pass of the body over the right-padded batch (causal attention makes padding harmless); only
-    positions that predict an output token go through the output layer, POSITIONS at a time, in float32.
+    What occurs more than once (a label alone, a repeated pair) is read once.
     """
-    import torch
+    encoded = [student.encode(prompt, output, max_length) for prompt, output in pairs]
+    rows: dict[bytes, tuple[int, Encoded]] = {}
 
-    device, layer = model.device, model.get_output_embeddings()
-    width = max(len(row.prompt) + len(row.output) for row in rows)
-    ids = torch.zeros((len(rows), width), dtype=torch.long)
-    for number, row in enumerate(rows):
-        ids[number, : len(row.prompt) + len(row.output)] = torch.tensor(row.prompt + row.output)
+    def place_of(row: Encoded) -> int:
+        key = row.prompt.tobytes() + b"|" + row.output.tobytes()
+        return rows.setdefault(key, (len(rows), row))[0]
+
+    start = np.array([student.start_token])
     places = [
-        (number, len(row.prompt) - 1 + offset) for number, row in enumerate(rows) for offset in range(len(row.output))
+        None if isinstance(row, str) else (place_of(row), place_of(Encoded(start, row.output))) for row in encoded
     ]
-    targets = torch.tensor([token for row in rows for token in row.output], device=device)
+    found, read = sequence_figures([row for _, row in rows.values()], student, told)
+    scores = [
+        Score(reason=str(row)) if place is None else _score(found[place[0]], found[place[1]])
+        for row, place in zip(encoded, places, strict=True)
+    ]
+    return scores, read
+
+
+def sequence_figures(
+    rows: Sequence[Encoded], student: Student, told: Callable[[float, int], None] = lambda share, read: None
+) -> tuple[list[TokenFigures], int]:
+    """Return the figures of each row's output tokens, and the number of tokens that were read for all.
+
+    One forward pass of the model's body over batches of like length, prompts' shared prefixes read once; only hidden
+    states that predict an output token go through the output layer, a full block at a time.
+    """
+    if not rows:
+        return [], 0
+    student.check(min(rows, key=len))
+    ends = np.cumsum([len(row.output) for row in rows])
+    pool, read, done = _Pool(student, np.concatenate([row.output for row in rows])), 0, 0
     with torch.inference_mode():
-        hidden = model.base_model(input_ids=ids.to(device), use_cache=False).last_hidden_state
-        where, when = torch.tensor(places, device=device).T
-        wanted = hidden[where, when]
-        pieces = []
-        for start in range(0, len(targets), POSITIONS):
-            piece = slice(start, start + POSITIONS)
-            logits = _finish(layer(wanted[piece]).float(), model.config)
-            pieces.append(kernel(logits, targets[piece]))
-    lengths = [len(row.output) for row in rows]
-    figures = (torch.cat(parts).cpu().split(lengths) for parts in zip(*pieces, strict=True))
-    return list(zip(*figures, strict=True))
+        for prefix, numbers in _groups(rows, student):
+            cache = student.remember(rows[numbers[0]].prompt[:prefix]) if prefix else None
+            read += prefix
+            for batch in _by_length(numbers, rows, prefix, student.batch_tokens):
+                hidden = student.hidden([rows[number] for number in batch], prefix, cache)
+                pool.add(hidden, [np.arange(ends[number] - len(rows[number].output), ends[number]) for number in batch])
+                read += sum(len(rows[number]) - prefix for number in batch)
+                done += len(batch)
+                told(done / len(rows), read)
+        figures = pool.close()
+    cuts = [slice(end - len(row.output), end) for row, end in zip(rows, ends, strict=True)]
+    return [TokenFigures(figures.loss[cut], figures.rank[cut], figures.nucleus[cut]) for cut in cuts], read
 
 
-def losses_of(logits: "torch.Tensor", targets: "torch.Tensor") -> tuple["torch.Tensor"]:
-    """Return the negative log likelihood of each target, shape (positions,)."""
-    import torch
+class _Pool:
+    """Gathers hidden states of several batches, so that the output layer works on full blocks."""
 
-    return (torch.logsumexp(logits, dim=1) - logits.gather(1, targets[:, None])[:, 0],)
+    def __init__(self, student: Student, targets: "np.ndarray[Any, np.dtype[np.int64]]") -> None:
+        self.student, self.targets = student, targets
+        count = len(targets)
+        self.figures = TokenFigures(np.empty(count), np.empty(count, np.int64), np.empty(count, np.int64))
+        self.hidden: list[Any] = []
+        self.places: list[Any] = []
 
+    def add(self, hidden: Any, places: Sequence[Any]) -> None:
+        """Take hidden states, and which target each predicts; work off what fills a block."""
+        self.hidden.append(hidden)
+        self.places.extend(places)
+        while sum(map(len, self.hidden)) >= self.student.positions:
+            self._work_off()
 
-def rank_scores(logits: "torch.Tensor", targets: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor"]:
-    """Return negative log likelihood and rank score s of each target, both of shape (positions,).
+    def close(self) -> TokenFigures:
+        """Work off the rest; return the figures of all targets."""
+        while self.hidden:
+            self._work_off()
+        return self.figures
 
-    `logits` is float32 of shape (positions, vocabulary), `targets` holds token ids. A token's rank is the number
-    of tokens with a higher logit, or an equal one and a lower id.
-    """
-    import torch
-
-    scores = torch.zeros(len(targets), dtype=torch.float64)
-    for position, target in enumerate(targets.tolist()):
-        row = logits[position]
-        rank = int((row > row[target]).sum() + (row[:target] == row[target]).sum())
-        if rank:
-            size = nucleus_size(row)
-            scores[position] = rank / size if rank < size else 1.0
-    return (*losses_of(logits, targets), scores)
-
-
-def nucleus_size(logits: "torch.Tensor", top_p: float = TOP_P) -> int:
-    """Return the smallest number of most likely tokens whose probabilities sum to at least `top_p`.
-
-    `logits` is float32 of shape (vocabulary,). The mass is summed in float64: in float32, softmax over 262k entries
-    is off by up to 6e-5 and the size comes out too small. Only tokens that can matter are sorted: the candidates
-    grow until they hold the mass.
-    """
-    import torch
-
-    probabilities = torch.softmax(logits.double(), dim=0)
-    for floor in (1e-3, 1e-4, 1e-5, 1e-6, 0.0):
-        candidates = probabilities[probabilities > floor]
-        if float(candidates.sum()) >= top_p:
-            mass = torch.cumsum(candidates.sort(descending=True).values, dim=0)
-            return int(torch.searchsorted(mass, top_p)) + 1
-    return len(logits)
+    def _work_off(self) -> None:
+        size = self.student.positions
+        hidden, places = torch.cat(self.hidden), np.concatenate(self.places)
+        block, here = hidden[:size], places[:size]
+        found = token_figures(self.student.logits(block), torch.from_numpy(self.targets[here]).to(block.device))
+        self.figures.loss[here], self.figures.rank[here] = found.loss, found.rank
+        self.figures.nucleus[here] = found.nucleus
+        self.hidden, self.places = ([hidden[size:]], [places[size:]]) if len(hidden) > size else ([], [])
 
 
-def _score(losses: "torch.Tensor", ranks: "torch.Tensor", alone: "torch.Tensor") -> Score:
-    import torch
-
-    if not bool(torch.isfinite(losses).all() and torch.isfinite(alone).all()):
-        return Score(output_tokens=len(losses), reason="the student's logits are not finite")
-    above = ranks[ranks > 0]
-    perplexity, baseline = float(losses.mean().exp()), float(alone.mean().exp())
-    return Score(
-        difficulty=float(above.mean()) if len(above) else 0.0,
-        perplexity=perplexity,
-        ifd=perplexity / baseline,
-        output_tokens=len(losses),
-        scored_positions=len(above),
-    )
+def _groups(rows: Sequence[Encoded], student: Student) -> list[tuple[int, list[int]]]:
+    """Return (tokens in common, row numbers) of the groups that are read with a shared prefix, and of the rest."""
+    order = sorted(range(len(rows)), key=lambda number: rows[number].prompt.tolist())
+    groups = [
+        (prefix, [order[place] for place in places])
+        for prefix, places in shared_prefixes([rows[number].prompt for number in order])
+    ]
+    shared = [group for group in groups if group[0]]
+    if shared and not student.shares(rows[shared[0][1][0]], shared[0][0]):
+        return [(0, order)]
+    rest = [number for prefix, numbers in groups if not prefix for number in numbers]
+    return [*shared, (0, rest)] if rest else shared
 
 
-def _by_length(encoded: dict[int, Encoded]) -> Iterator[list[int]]:
-    """Yield batches of row numbers of like length, of at most BATCH_TOKENS tokens after padding."""
-    lengths = {number: len(row.prompt) + len(row.output) for number, row in encoded.items()}
+def _by_length(numbers: Sequence[int], rows: Sequence[Encoded], prefix: int, most: int) -> Iterator[list[int]]:
+    """Yield batches of row numbers of like length, of at most `most` tokens after padding."""
     batch: list[int] = []
-    for number in sorted(lengths, key=lambda number: lengths[number]):
-        if batch and lengths[number] * (len(batch) + 1) > BATCH_TOKENS:
+    for number in sorted(numbers, key=lambda number: len(rows[number])):
+        if batch and (len(rows[number]) - prefix) * (len(batch) + 1) > most:
             yield batch
             batch = []
         batch.append(number)
@@ -212,30 +187,15 @@ def _by_length(encoded: dict[int, Encoded]) -> Iterator[list[int]]:
         yield batch
 
 
-def _start_token(tokenizer: Any) -> int:
-    """Return the token that stands before an output without a prompt."""
-    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return int(token)
-    return 0
-
-
-def _finish(logits: "torch.Tensor", config: Any) -> "torch.Tensor":
-    """Apply what some models do after their output layer: scaling (Granite, Cohere) and soft-capping (Gemma 2)."""
-    text = config.get_text_config()
-    logits = logits * (getattr(text, "logit_scale", None) or 1.0) / (getattr(text, "logits_scaling", None) or 1.0)
-    cap = getattr(text, "final_logit_softcapping", None)
-    return (logits / cap).tanh() * cap if cap else logits
-
-
-def _check_output_layer(row: Encoded, model: Any) -> None:
-    """Raise RunError where body and output layer, run apart, are not the model itself."""
-    import torch
-
-    ids = row.prompt + row.output
-    with torch.inference_mode():
-        logits = model(torch.tensor([ids], device=model.device)).logits[0, -len(row.output) - 1 : -1].float()
-    wanted = losses_of(logits, torch.tensor(row.output, device=model.device))[0].cpu()
-    found = token_scores([row], model, losses_of)[0][0]
-    if not torch.allclose(wanted, found, atol=1e-2, rtol=1e-2, equal_nan=True):
-        raise RunError(f"student {type(model).__name__} does more after its output layer than is known; use another")
+def _score(found: TokenFigures, alone: TokenFigures) -> Score:
+    if not (np.isfinite(found.loss).all() and np.isfinite(alone.loss).all()):
+        return Score(output_tokens=len(found.loss), reason="the student's logits are not finite")
+    ranks = found.rank_scores()
+    above = ranks[ranks > 0]
+    return Score(
+        difficulty=float(above.mean()) if len(above) else 0.0,
+        perplexity=float(np.exp(found.loss.mean())),
+        ifd=float(np.exp(found.loss.mean() - alone.loss.mean())),
+        output_tokens=len(found.loss),
+        scored_positions=len(above),
+    )

@@ -1,19 +1,19 @@
 """The `scores` table: every valid sample's difficulty, and its most similar sample before it."""
 
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import polars as pl
 
 from curation.difficulty import score_samples
+from curation.student import Student
+from stillhouse.checkpoint import Checkpoint
 from stillhouse.encoder import Encoder
 from stillhouse.errors import RunError
 from stillhouse.near_duplicates import Vectors, find_near_duplicates
 from stillhouse.progress import Progress
 from stillhouse.recipe import Curation
 from stillhouse.schemas import SCORES, table_of
-from stillhouse.series import SERIES
 
 
 def score_responses(
@@ -22,10 +22,11 @@ def score_responses(
     instructions: pl.DataFrame,
     settings: Curation,
     encoder: Encoder,
-    student: tuple[Any, Any],
+    student: Student,
+    checkpoint: Checkpoint,
     progress: Progress,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Score all valid responses under the student (model, tokenizer).
+    """Score all valid responses under the student; scores that `checkpoint` holds are not computed again.
 
     Returns the `scores` table and the counts `scored` and `unscored`. Raises RunError where no response is valid.
     """
@@ -39,8 +40,7 @@ def score_responses(
     progress.start("scores", total=len(valid))
     near = find_near_duplicates(sample_vectors(valid, encoder), settings.similarity)
     pairs = list(valid.select("prompt", "output").iter_rows())
-    template = SERIES[settings.series].template if settings.series else {}
-    scores = score_samples(pairs, *student, settings.max_length, progress.update, template)
+    scores = score_samples(pairs, student, settings.max_length, checkpoint, progress.update)
     ids = valid["sample_id"].to_list()
     rows: list[dict[str, object]] = []
     for sample_id, score, nearest, similarity in zip(ids, scores, near.nearest, near.similarity, strict=True):

@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from stillhouse import __version__
+from stillhouse.checkpoint import Checkpoint
 from stillhouse.encoder import check_encoder, load_encoder
 from stillhouse.errors import InputError, RunError
 from stillhouse.models import check_causal_lm, content_digest, gguf_file, load_causal_lm, torch_device
 from stillhouse.progress import Counts, Progress
 from stillhouse.recipe import Recipe
+from stillhouse.series import SERIES
 from stillhouse.store import RunFolder
 from stillhouse.texts import read_texts, source_files
 
@@ -240,14 +242,22 @@ def _responses(build: Build) -> Counts:
 
 def _scores(build: Build) -> Counts:
     from curation.scoring import score_responses
+    from curation.student import Student
 
     settings, device = build.recipe.curation, build.recipe.runtime.device
     build.progress.start("loading", total=1)  # the offline student is converted once, which takes a minute
     encoder = load_encoder(settings.encoder, device)
-    student = load_causal_lm(settings.student, settings.student_revision, device)
+    template = SERIES[settings.series].template if settings.series else {}
+    student = Student(*load_causal_lm(settings.student, settings.student_revision, device), template)
+    checkpoint = Checkpoint(
+        build.folder.checkpoint_path, fingerprints(build.recipe, build.folder)["scores"]["fingerprint"]
+    )
     responses, texts, instructions = build.table("responses"), build.table("texts"), build.table("instructions")
-    table, counts = score_responses(responses, texts, instructions, settings, encoder, student, build.progress)
+    table, counts = score_responses(
+        responses, texts, instructions, settings, encoder, student, checkpoint, build.progress
+    )
     build.folder.write_table("scores", table)
+    checkpoint.remove()
     return counts
 
 

@@ -57,6 +57,11 @@ class RunFolder:
         self.path = path
 
     @property
+    def checkpoint_path(self) -> Path:
+        """Scores so far, while the stage `scores` works."""
+        return self.path / "scores.partial.jsonl"
+
+    @property
     def journal_path(self) -> Path:
         """File of the teacher's answers."""
         return self.path / "journal.sqlite"

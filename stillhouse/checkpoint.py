@@ -1,0 +1,43 @@
+"""Results of a long computation, on disk as they come: what a run that is killed need not compute again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class Checkpoint:
+    """Results by key, in a file of one JSON line each; without a path they are kept in memory only.
+
+    The first line says what the results depend on (`about`): results of another computation are thrown away, as is a
+    last line that was cut off, as by kill -9.
+    """
+
+    def __init__(self, path: Path | None = None, about: str = "") -> None:
+        """Read what is there."""
+        self._path = path
+        self._known: dict[str, Any] = {}
+        if path is None:
+            return
+        first = json.dumps({"about": about}).encode() + b"\n"
+        content = path.read_bytes() if path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1] if content.startswith(first) else first
+        if whole != content:
+            path.write_bytes(whole)
+        for line in whole.splitlines()[1:]:
+            self._known.update(json.loads(line))
+
+    def get(self, key: str) -> Any:
+        """Return the result of a key; None where there is none."""
+        return self._known.get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep a result, which JSON can hold."""
+        self._known[key] = value
+        if self._path:
+            with self._path.open("ab") as file:
+                file.write(json.dumps({key: value}).encode() + b"\n")
+
+    def remove(self) -> None:
+        """Delete the file: the whole result is somewhere else now."""
+        if self._path:
+            self._path.unlink(missing_ok=True)
