@@ -1,35 +1,26 @@
-"""The `scores` table: every valid sample's difficulty, and its most similar sample before it."""
+"""The `scores` table: every valid sample's difficulty, and its most similar kept sample before it."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
-import numpy as np
 import polars as pl
 
-from curation.difficulty import score_samples
+from curation.difficulty import Score, score_samples
 from curation.student import Student
+from curation.vectors import SampleVectors
 from stillhouse.checkpoint import Checkpoint
-from stillhouse.encoder import Encoder
 from stillhouse.errors import RunError
-from stillhouse.near_duplicates import Vectors, find_near_duplicates
+from stillhouse.near_duplicates import NearDuplicates, find_near_duplicates
 from stillhouse.progress import Progress
 from stillhouse.recipe import Curation
 from stillhouse.schemas import SCORES, table_of
 
+PARTS = ("instruction", "text", "output")  # of a sample, which are embedded apart
+GROUP = {"all": None, "instruction": "instruction_id", "text": "text_id"}
 
-def score_responses(
-    responses: pl.DataFrame,
-    texts: pl.DataFrame,
-    instructions: pl.DataFrame,
-    settings: Curation,
-    encoder: Encoder,
-    student: Student,
-    checkpoint: Checkpoint,
-    progress: Progress,
-) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Score all valid responses under the student; scores that `checkpoint` holds are not computed again.
 
-    Returns the `scores` table and the counts `scored` and `unscored`. Raises RunError where no response is valid.
-    """
+def valid_samples(responses: pl.DataFrame, texts: pl.DataFrame, instructions: pl.DataFrame) -> pl.DataFrame:
+    """Return the valid responses with their instruction and text. Raises RunError where there is none."""
     valid = (
         responses.filter(pl.col("status") == "valid")
         .join(texts.select("text_id", "text"), on="text_id", maintain_order="left")
@@ -37,32 +28,41 @@ def score_responses(
     )
     if valid.is_empty():
         raise RunError(f"responses: none of {len(responses)} is valid; see the reasons in responses.parquet")
+    return valid
+
+
+def score_table(
+    valid: pl.DataFrame,
+    vectors: SampleVectors,
+    settings: Curation,
+    student: Student,
+    checkpoint: Checkpoint,
+    progress: Progress,
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Return the `scores` table of `valid_samples` and the counts `scored` and `unscored`.
+
+    Difficulties that `checkpoint` holds are not computed again.
+    """
+    near = near_duplicates(valid, vectors, settings)
     progress.start("scores", total=len(valid))
-    near = find_near_duplicates(sample_vectors(valid, encoder), settings.similarity)
     pairs = list(valid.select("prompt", "output").iter_rows())
     scores = score_samples(pairs, student, settings.max_length, checkpoint, progress.update)
-    ids = valid["sample_id"].to_list()
+    unscored = sum(score.reason is not None for score in scores)
+    return _table(valid["sample_id"].to_list(), scores, near), {"scored": len(valid) - unscored, "unscored": unscored}
+
+
+def near_duplicates(valid: pl.DataFrame, vectors: SampleVectors, settings: Curation) -> NearDuplicates:
+    """Find near-duplicates among all samples, or those of one instruction or text, by `curation.duplicates`."""
+    column = GROUP[settings.duplicates]
+    groups = valid[column].rank("dense").to_numpy() if column else None
+    return find_near_duplicates(vectors.dense(valid["sample_id"].to_list()), settings.similarity, groups)
+
+
+def _table(ids: list[str], scores: Sequence[Score], near: NearDuplicates) -> pl.DataFrame:
     rows: list[dict[str, object]] = []
     for sample_id, score, nearest, similarity in zip(ids, scores, near.nearest, near.similarity, strict=True):
         figures = asdict(score)
         figures["unscored_reason"] = figures.pop("reason")
         neighbour = {"nearest_id": ids[nearest], "nearest_similarity": float(similarity)} if nearest >= 0 else {}
         rows.append({"sample_id": sample_id, **figures, **neighbour})
-    unscored = sum(score.reason is not None for score in scores)
-    return table_of(rows, SCORES, "scores"), {"scored": len(rows) - unscored, "unscored": unscored}
-
-
-def sample_vectors(samples: pl.DataFrame, encoder: Encoder) -> Vectors:
-    """Embed samples (columns instruction, text, output) so that cosine is the mean over the three parts.
-
-    A long shared instruction would otherwise make every pair of its samples look alike. Each distinct part is
-    embedded once. Shape (samples, 3 d), rows of length 1.
-    """
-    parts = [_embed_distinct(samples[column], encoder) for column in ("instruction", "text", "output")]
-    return np.concatenate(parts, axis=1) / np.float32(np.sqrt(3))
-
-
-def _embed_distinct(column: pl.Series, encoder: Encoder) -> Vectors:
-    distinct = column.unique(maintain_order=True)
-    position = {value: number for number, value in enumerate(distinct)}
-    return encoder.encode(distinct.to_list())[[position[value] for value in column]]
+    return table_of(rows, SCORES, "scores")

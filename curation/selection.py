@@ -1,14 +1,57 @@
 """Difficulty-prioritised selection: which share of the samples is kept, and with which probability."""
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
+from curation.diversity import facility_location, k_center
 from stillhouse.draws import uniform
+from stillhouse.near_duplicates import Vectors
+from stillhouse.recipe import Curation
 
 Floats = npt.NDArray[np.float64]
-Strategy = Literal["soft", "hard", "random"]
+VectorsOf = Callable[[Sequence[str]], Vectors]
+
+
+def chances(eligible: pl.DataFrame, settings: Curation, seed: int, vectors: VectorsOf | None = None) -> pl.DataFrame:
+    """Return `sample_id`, `probability` of being kept and `draw` of each eligible sample.
+
+    A sample is kept where its draw is below its probability. Both depend on the set of samples and the seed, not on
+    the order of rows. With scope `task` each instruction's samples are a set of their own.
+    """
+    eligible = eligible.sort("sample_id")
+    groups = eligible.partition_by("instruction_id") if settings.scope == "task" else [eligible]
+    parts = [eligible.select("sample_id").clear().with_columns(probability=pl.lit(0.0), draw=pl.lit(0.0))]
+    for group in groups:
+        ids = group["sample_id"].to_list()
+        difficulty = group["difficulty"].to_numpy().astype(np.float64)
+        if settings.strategy in ("k-center", "facility"):
+            probability = _spread(ids, difficulty, settings, seed, vectors)
+        else:
+            probability = selection_probability(difficulty, settings.rate, settings.strategy, settings.peak)
+        parts.append(pl.DataFrame({"sample_id": ids, "probability": probability, "draw": draw(ids, seed)}))
+    return pl.concat(parts)
+
+
+def _spread(ids: list[str], difficulty: Floats, settings: Curation, seed: int, vectors: VectorsOf | None) -> Floats:
+    """Return 1 for the samples that a strategy of diversity picks, else 0.
+
+    Their number is rate * n, rounded up or down by chance, so that the rate holds in expectation.
+    """
+    if vectors is None:
+        raise ValueError(f"strategy {settings.strategy} needs vectors")
+    budget = int(settings.rate * len(ids) + uniform(f"{seed} budget {ids[0]}")) if ids else 0
+    matrix = vectors(ids)
+    if settings.strategy == "k-center":
+        picks = k_center(matrix, budget)
+    else:
+        picks = facility_location(matrix, difficulty, budget, settings.diversity)
+    probability = np.zeros(len(ids))
+    probability[picks] = 1.0
+    return probability
 
 
 def keep_probability(count: int, rate: float, peak: float = 1.0) -> Floats:
@@ -25,7 +68,9 @@ def keep_probability(count: int, rate: float, peak: float = 1.0) -> Floats:
     return count * rate * np.diff(rising + (1.0 - peak) * (1.0 - left**power))
 
 
-def selection_probability(difficulty: Floats, rate: float, strategy: Strategy, peak: float) -> Floats:
+def selection_probability(
+    difficulty: Floats, rate: float, strategy: Literal["soft", "hard", "random"], peak: float
+) -> Floats:
     """Return each sample's probability of being kept, shape (n,), of mean `rate`.
 
     `soft`: keep_probability of its place. `hard`: 1 for the rate * n most difficult, what is left of the number for

@@ -32,6 +32,7 @@ from stillhouse.store import RunFolder
 from stillhouse.texts import read_texts, source_files
 
 if TYPE_CHECKING:
+    from curation.vectors import SampleVectors
     from pipelines.engine import Engine
     from pipelines.prompting import Asker
 
@@ -96,6 +97,7 @@ class Build:
         check_encoder(self.recipe.perspectives.encoder)
         check_encoder(self.recipe.curation.encoder)
         check_causal_lm(self.recipe.curation.student)
+        check_causal_lm(self.recipe.curation.scorer[0])
         if self.recipe.runtime.device != "auto":
             torch_device(self.recipe.runtime.device)
         if self.recipe.teacher.backend == "embedded":
@@ -241,31 +243,44 @@ def _responses(build: Build) -> Counts:
 
 
 def _scores(build: Build) -> Counts:
-    from curation.scoring import score_responses
+    from curation.scoring import score_table, valid_samples
     from curation.student import Student
 
     settings, device = build.recipe.curation, build.recipe.runtime.device
+    valid = valid_samples(build.table("responses"), build.table("texts"), build.table("instructions"))
+    about = fingerprints(build.recipe, build.folder)["scores"]["fingerprint"]
+    vectors = _vectors(build, valid, about)
     build.progress.start("loading", total=1)  # the offline student is converted once, which takes a minute
-    encoder = load_encoder(settings.encoder, device)
     template = SERIES[settings.series].template if settings.series else {}
-    student = Student(*load_causal_lm(settings.student, settings.student_revision, device), template)
-    checkpoint = Checkpoint(
-        build.folder.checkpoint_path, fingerprints(build.recipe, build.folder)["scores"]["fingerprint"]
-    )
-    responses, texts, instructions = build.table("responses"), build.table("texts"), build.table("instructions")
-    table, counts = score_responses(
-        responses, texts, instructions, settings, encoder, student, checkpoint, build.progress
-    )
+    student = Student(*load_causal_lm(*settings.scorer, device, settings.dtype), template)
+    checkpoint = Checkpoint(build.folder.checkpoint_path, about)
+    table, counts = score_table(valid, vectors, settings, student, checkpoint, build.progress)
     build.folder.write_table("scores", table)
     checkpoint.remove()
     return counts
 
 
-def _decisions(build: Build) -> Counts:
-    from curation.decisions import decide
+def _vectors(build: Build, valid: pl.DataFrame, about: str) -> "SampleVectors":
+    """Return the embeddings of the valid samples, from the run folder where they are there."""
+    from curation.scoring import PARTS
+    from curation.vectors import embed_samples, load_vectors
 
-    tables = {name: build.table(name) for name in ("texts", "instructions", "responses", "scores")}
-    table, counts = decide(tables, build.recipe.curation, build.recipe.seed)
+    known = load_vectors(build.folder.vectors_path, about)
+    if known is not None:
+        return known
+    encoder = load_encoder(build.recipe.curation.encoder, build.recipe.runtime.device)
+    build.progress.start("embedding", total=sum(valid[part].n_unique() for part in PARTS))
+    vectors = embed_samples(valid, PARTS, encoder, build.progress.update)
+    vectors.save(build.folder.vectors_path, about)
+    return vectors
+
+
+def _decisions(build: Build) -> Counts:
+    from curation.decisions import decide, samples_of
+    from curation.vectors import vectors_of
+
+    samples = samples_of({name: build.table(name) for name in ("texts", "instructions", "responses", "scores")})
+    table, counts = decide(samples, build.recipe.curation, build.recipe.seed, vectors_of(build.folder.vectors_path))
     build.folder.write_table("decisions", table)
     return counts
 
@@ -336,17 +351,30 @@ STAGES: Sequence[Stage] = (
         keys=(
             *(
                 f"curation.{key}"
-                for key in ("encoder", "student", "student_revision", "series", "max_length", "similarity")
+                for key in (
+                    *("encoder", "student", "student_revision", "proxy", "proxy_revision", "dtype", "series"),
+                    *("max_length", "similarity", "duplicates"),
+                )
             ),
         ),
-        code=("curation.scoring", "curation.difficulty", "stillhouse.near_duplicates", "stillhouse.encoder"),
+        code=(
+            *(
+                f"curation.{module}"
+                for module in ("scoring", "difficulty", "student", "kernels", "prefixes", "vectors")
+            ),
+            "stillhouse.near_duplicates",
+            "stillhouse.encoder",
+        ),
         run=_scores,
     ),
     Stage(
         "decisions",
         needs=("scores",),
         keys=("curation", "seed"),
-        code=("curation.decisions", "curation.selection", "curation.quotas", "stillhouse.draws"),
+        code=(
+            *(f"curation.{module}" for module in ("decisions", "selection", "diversity", "quotas")),
+            "stillhouse.draws",
+        ),
         run=_decisions,
     ),
     Stage(
@@ -383,7 +411,9 @@ def _inputs(stage: Stage, recipe: Recipe, data: dict[str, Any]) -> list[str | No
     """Return digests of the files that a stage reads besides tables: text sources, local models."""
     if stage.name == "texts":
         return [_file_digest(file) for source in recipe.texts.sources for file in source_files(source)]
-    models = {"teacher.model", "perspectives", "curation.encoder", "curation.student"} & set(stage.keys)
+    models = {"teacher.model", "perspectives", "curation.encoder", "curation.student", "curation.proxy"} & set(
+        stage.keys
+    )
     names = ("perspectives.encoder" if key == "perspectives" else key for key in sorted(models))
     references = [_value_at(data, name) for name in names]
     return [content_digest(one) for some in references for one in ([some] if isinstance(some, str) else some)]

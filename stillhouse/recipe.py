@@ -307,19 +307,37 @@ class Curation(Section):
 
     encoder: str = Field(OFFLINE_ENCODER, description="sentence-transformers model that finds near-duplicates.")
     similarity: float = Field(0.9, gt=0, le=1, description="Samples at least this similar are near-duplicates.")
+    duplicates: Literal["all", "instruction", "text"] = Field(
+        "all", description="Near-duplicates are looked for among all samples, or those of one instruction or text."
+    )
     student: str = Field(OFFLINE_LLM, description="Causal model that scores difficulty: package, folder or Hub id.")
     student_revision: str | None = Field(None, description="Revision of the student on the Hub.")
+    proxy: str | None = Field(
+        None, description="Smaller model that scores difficulty in the student's place; its tokenizer may be another."
+    )
+    proxy_revision: str | None = Field(None, description="Revision of the proxy on the Hub.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Precision of the scoring model's weights; logits are float32 in either."
+    )
     series: SeriesName | None = Field(None, description="Series of the student: what its chat template needs.")
     max_length: int = Field(1024, ge=16, description="Tokens of prompt and output that the student sees.")
     rate: Share = Field(0.1, description="Share of the unique valid samples that is kept.")
-    strategy: Literal["soft", "hard", "random"] = Field(
-        "soft", description="`soft`: by probability, the harder the likelier. `hard`: the top. `random`: the baseline."
+    strategy: Literal["soft", "hard", "random", "k-center", "facility"] = Field(
+        "soft",
+        description="`soft`: by probability, the harder the likelier. `hard`: the top. `random`: the baseline. "
+        "`k-center`: diversity only. `facility`: difficulty and diversity under one budget.",
     )
+    diversity: float = Field(0.5, ge=0, le=1, description="Weight of diversity, against difficulty, in `facility`.")
     scope: Literal["full", "task"] = Field("full", description="Rank over all samples, or inside each task.")
     peak: Share = Field(1.0, description="Where the probability peaks; below 1 it spares the very hardest.")
     quotas: list[Quota] = Field(
         [], description="Cells that the selection must not empty; what falls short is reported."
     )
+
+    @property
+    def scorer(self) -> tuple[str, str | None]:
+        """Model that scores difficulty, and its revision."""
+        return (self.proxy, self.proxy_revision) if self.proxy else (self.student, self.student_revision)
 
 
 class Publish(Section):
@@ -397,7 +415,7 @@ def _anchor_paths(recipe: Recipe, folder: Path) -> Recipe:
             "texts": Texts(sources=sources),
             "teacher": anchored(recipe.teacher, "model", "tokenizer"),
             "perspectives": anchored(recipe.perspectives, "encoder"),
-            "curation": anchored(recipe.curation, "encoder", "student"),
+            "curation": anchored(recipe.curation, "encoder", "student", "proxy"),
         }
     )
 

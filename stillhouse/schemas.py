@@ -90,10 +90,14 @@ SCORES = _schema(
 DECISIONS = _schema(
     sample_id=pl.String,
     kept=pl.Boolean,
-    stage=pl.String,
+    stage=pl.String,  # the filter that had the last word
     reason=pl.String,
     stratum=pl.String,
-    probability=pl.Float64,
+    difficulty=pl.Float64,
+    similarity=pl.Float64,  # to the nearest kept sample before it
+    draw=pl.Float64,
+    probability=pl.Float64,  # of being kept: the draw has to be below it
+    threshold=pl.Float64,  # what `similarity` (stage near_duplicate) or `draw` (selection) was compared with
 )
 
 TABLES: dict[str, pl.Schema] = {

@@ -57,6 +57,11 @@ class RunFolder:
         self.path = path
 
     @property
+    def vectors_path(self) -> Path:
+        """Embeddings of the samples."""
+        return self.path / "vectors.npz"
+
+    @property
     def checkpoint_path(self) -> Path:
         """Scores so far, while the stage `scores` works."""
         return self.path / "scores.partial.jsonl"
