@@ -1,8 +1,8 @@
 """Diversity of unit vectors: subsets that cover a set, alone or together with difficulty, and how diverse a set is.
 
-Similarity is the dot product of rows of length 1. The selections count it in steps of STEP, so that copies tie and
-sums are exact in any order; a tie goes to the lowest row. Rows that come in the order of their ids are thus chosen
-independently of how they were stored.
+Similarity is the dot product of rows of length 1. The selections round coordinates to multiples of STEP, which moves
+a similarity by 2e-4 (standard deviation). Products are then multiples of STEP^2 below 4: float32 holds them and their
+sums exactly, so that a choice does not depend on the order of additions, and copies tie. A tie goes to the lowest row.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from stillhouse.near_duplicates import BLOCK_ROWS, Vectors
 
-STEP = np.float32(2**-20)  # above the rounding error of a float32 product, and exact in float32 up to 16
+STEP = np.float32(2**-11)
 POOL_ROWS = 1024
 DENSE_ROWS = 4096  # up to here all similarities are held: 67 MB
 NEIGHBOURS = 64
@@ -32,13 +32,14 @@ def k_center(vectors: Vectors, budget: int) -> Indices:
     The first is the row most similar to the mean; each further one is the row least similar to its most similar
     chosen row (Gonzalez 1985, "Clustering to minimize the maximum intercluster distance"). Cosine distance orders
     pairs as the angle does, which is a metric: the largest angle to a chosen row is at most twice the smallest
-    possible for the number of rows. `vectors` has shape (n, d); memory beyond the input is O(n + POOL_ROWS d).
+    possible for the number of rows. `vectors` has shape (n, d); memory beyond the input is its copy and O(n).
     """
     budget = min(budget, len(vectors))
     if budget == 0:
         return np.empty(0, dtype=np.int64)
-    mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-    fresh = [int(_in_steps(vectors @ mean).argmax())]
+    vectors = _in_steps(vectors)
+    mean = _in_steps(vectors.mean(axis=0, dtype=np.float64).astype(np.float32))
+    fresh = [int((vectors @ mean).argmax())]
     chosen = fresh[:]
     nearest = np.full(len(vectors), -np.inf, dtype=np.float32)
     while len(chosen) < budget:
@@ -62,7 +63,7 @@ def _farthest(nearest: Vectors, vectors: Vectors, left: int, budget: int) -> lis
     while len(picks) < budget and near.min() <= bound:
         farthest = int(near.argmin())
         picks.append(int(pool[farthest]))
-        np.maximum(near, _in_steps(rows @ rows[farthest]), out=near)
+        np.maximum(near, rows @ rows[farthest], out=near)
         near[farthest] = np.inf
     return picks
 
@@ -72,7 +73,7 @@ def _update_nearest(nearest: Vectors, vectors: Vectors, fresh: list[int]) -> Non
     for start in range(0, len(vectors), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
         highest = (vectors[fresh] @ vectors[block].T).max(axis=0)
-        np.maximum(nearest[block], _in_steps(highest), out=nearest[block])
+        np.maximum(nearest[block], highest, out=nearest[block])
     nearest[fresh] = np.inf
 
 
@@ -88,6 +89,7 @@ def facility_location(vectors: Vectors, values: Floats, budget: int, weight: flo
     the greedy set reaches 1 - 1/e of the best (Nemhauser, Wolsey & Fisher 1978). s_ij is the cosine similarity;
     above DENSE_ROWS rows it counts only where i is among the NEIGHBOURS rows most similar to j, else as 0.
     """
+    vectors = _in_steps(vectors)
     covers = all_covers(vectors) if len(vectors) <= DENSE_ROWS else nearest_covers(vectors, NEIGHBOURS)
     return lazy_greedy(covers, values, budget, weight)
 
@@ -95,7 +97,7 @@ def facility_location(vectors: Vectors, values: Floats, budget: int, weight: flo
 def all_covers(vectors: Vectors) -> Covers:
     """Return each row's similarity to all rows, 0 where negative; memory is O(n^2)."""
     everything = slice(None)
-    return [(everything, row) for row in _in_steps(np.maximum(vectors @ vectors.T, 0))]
+    return [(everything, row) for row in np.maximum(vectors @ vectors.T, 0)]
 
 
 def nearest_covers(vectors: Vectors, neighbours: int) -> Covers:
@@ -115,7 +117,7 @@ def nearest_covers(vectors: Vectors, neighbours: int) -> Covers:
         similarity[block] = np.take_along_axis(products, coverers[block], axis=1)
     order = np.argsort(coverers, axis=None, kind="stable")
     covered = (order // max(k, 1)).astype(np.int32)
-    similarity = _in_steps(np.maximum(similarity, 0)).ravel()[order]
+    similarity = np.maximum(similarity, 0).ravel()[order]
     ends = np.cumsum(np.bincount(coverers.ravel(), minlength=n)).tolist()
     return [(covered[start:end], similarity[start:end]) for start, end in pairwise([0, *ends])]
 
@@ -188,6 +190,8 @@ def mean_distance(vectors: Vectors) -> float:
     return float(1 - (total @ total - squares) / (n * (n - 1)))
 
 
-def _in_steps(similarity: Vectors) -> Vectors:
-    steps: Vectors = np.rint(similarity / STEP)
-    return steps * STEP
+def _in_steps(vectors: Vectors) -> Vectors:
+    rounded = vectors / STEP
+    np.rint(rounded, out=rounded)
+    rounded *= STEP
+    return rounded
