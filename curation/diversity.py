@@ -18,7 +18,7 @@ STEP = np.float32(2**-11)
 POOL_ROWS = 1024
 DENSE_ROWS = 4096  # up to here all similarities are held: 67 MB
 NEIGHBOURS = 64
-BLOCK_PRODUCTS = 2**23  # 34 MB of similarities at once, and twice that for their order
+BLOCK_PRODUCTS = 2**24  # 67 MB of similarities at once, and twice that for their order
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]

@@ -83,6 +83,14 @@ def naive_greedy(similarity: Array, values: Array, budget: int, weight: float) -
     return chosen
 
 
+@pytest.mark.parametrize("d", [4, 384, 4096])
+def test_products_of_rounded_rows_are_exact(d: int) -> None:
+    vectors = clustered_vectors(100, 6, d)
+    wide = vectors.astype(np.float64)
+    assert np.array_equal(vectors @ vectors.T, wide @ wide.T)
+    assert np.array_equal(vectors @ vectors[7], wide @ wide[7])
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 80), st.integers(0, 1000), st.integers(1, 90), st.sampled_from([1, 3, 16, 1024]))
 def test_k_center_picks_equal_the_naive_ones(count: int, seed: int, budget: int, pool: int) -> None:
