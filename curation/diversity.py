@@ -2,7 +2,8 @@
 
 Similarity is the dot product of rows of length 1. The selections round coordinates to multiples of STEP, which moves
 a similarity by 2e-4 (standard deviation). Products are then multiples of STEP^2 below 4: float32 holds them and their
-sums exactly, so that a choice does not depend on the order of additions, and copies tie. A tie goes to the lowest row.
+sums exactly, so that a choice does not depend on the order of additions, and copies tie. A tie goes to the lowest row:
+where rows come in the order of their ids, it does not depend on how they were stored either.
 """
 
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ def k_center(vectors: Vectors, budget: int) -> Indices:
     nearest = np.full(len(vectors), -np.inf, dtype=np.float32)
     while len(chosen) < budget:
         _update_nearest(nearest, vectors, fresh)
-        fresh = _farthest(nearest, vectors, len(vectors) - len(chosen), budget - len(chosen))
+        fresh = _farthest(nearest, vectors, len(vectors) - len(chosen), min(POOL_ROWS, budget - len(chosen)))
         chosen += fresh
     return np.array(chosen)
 
@@ -53,7 +54,8 @@ def _farthest(nearest: Vectors, vectors: Vectors, left: int, budget: int) -> lis
     """Return the next picks, at least one and at most `budget`, of the `left` rows whose `nearest` is finite.
 
     They are found among the POOL_ROWS farthest rows alone: rows outside the pool can only come nearer to a chosen
-    row, so a pick is the farthest of all as long as it is no nearer than all of them were at first.
+    row, so a pick is the farthest of all as long as it is no nearer than all of them were at first. Rows as far as
+    the pool's last belong to it too, so that ties are seen.
     """
     edge = min(POOL_ROWS, left) - 1
     bound = np.partition(nearest, edge)[edge]
@@ -70,9 +72,10 @@ def _farthest(nearest: Vectors, vectors: Vectors, left: int, budget: int) -> lis
 
 def _update_nearest(nearest: Vectors, vectors: Vectors, fresh: list[int]) -> None:
     """Update each row's similarity to its nearest chosen row in place; a chosen row's is infinite."""
+    centres = vectors[fresh]
     for start in range(0, len(vectors), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
-        highest = (vectors[fresh] @ vectors[block].T).max(axis=0)
+        highest = (centres @ vectors[block].T).max(axis=0)
         np.maximum(nearest[block], highest, out=nearest[block])
     nearest[fresh] = np.inf
 
