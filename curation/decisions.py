@@ -1,14 +1,14 @@
 """The ledger: every sample has exactly one row that says whether it is kept, by which filter, and why."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
 from curation.quotas import fill_quotas
-from curation.selection import VectorsOf, chances
+from curation.selection import Control, VectorsOf, chances, control_chances
 from stillhouse.errors import RunError
 from stillhouse.progress import Counts
-from stillhouse.recipe import Curation
+from stillhouse.recipe import Curation, Quota
 from stillhouse.schemas import DECISIONS, conform
 
 # The filters in their order; `selection` has the last word.
@@ -23,17 +23,34 @@ def decide(
     `samples` are those of `samples_of`; `vectors` embeds samples by their ids, for the strategies that look at
     diversity. Raises RunError naming the filter that left nothing.
     """
-    judged = samples.with_columns(
-        pl.concat_str("perspective", "task_type", separator="|").alias("stratum"), _verdict(settings)
-    ).unnest("verdict")
-    eligible = judged.filter(pl.col("stage") == "selection")
-    found = chances(eligible, settings, seed, vectors)
+    judged = _judged(samples, settings)
+    found = chances(judged.filter(pl.col("stage") == "selection"), settings, seed, vectors)
+    return _ledger(judged, found, settings.quotas, f"not drawn at rate {settings.rate:g}")
+
+
+def control(
+    samples: pl.DataFrame, settings: Curation, kind: Control, count: int, seed: int, vectors: VectorsOf | None = None
+) -> tuple[pl.DataFrame, Counts]:
+    """Return the `decisions` of a baseline of `count` samples, after the same filters: see `control_chances`."""
+    judged = _judged(samples, settings)
+    found = control_chances(judged.filter(pl.col("stage") == "selection"), kind, count, seed, vectors)
+    return _ledger(judged, found, [], f"not among the {count} of the control {kind}")
+
+
+def _judged(samples: pl.DataFrame, settings: Curation) -> pl.DataFrame:
+    stratum = pl.concat_str("perspective", "task_type", separator="|").alias("stratum")
+    return samples.with_columns(stratum, _verdict(settings)).unnest("verdict")
+
+
+def _ledger(
+    judged: pl.DataFrame, found: pl.DataFrame, quotas: Sequence[Quota], not_drawn: str
+) -> tuple[pl.DataFrame, Counts]:
     table = judged.join(found, on="sample_id", how="left", maintain_order="left").with_columns(
         pl.col("draw").lt(pl.col("probability")).fill_null(value=False).alias("drawn")
     )
-    quota = fill_quotas(table.filter(pl.col("stage") == "selection"), settings.quotas)
+    quota = fill_quotas(table.filter(pl.col("stage") == "selection"), quotas)
     table = table.join(quota, on="sample_id", how="left", maintain_order="left")
-    drawn = pl.when("drawn").then(pl.lit("selected")).otherwise(pl.lit(f"not drawn at rate {settings.rate:g}"))
+    drawn = pl.when("drawn").then(pl.lit("selected")).otherwise(pl.lit(not_drawn))
     selected = pl.col("stage") == "selection"
     table = table.with_columns(
         (pl.col("drawn") | pl.col("quota").is_not_null()).alias("kept"),
@@ -43,8 +60,8 @@ def decide(
     )
     table = conform(table.select(DECISIONS.names()), DECISIONS, "decisions")
     counts = {f"dropped by {stage}": table.filter(~pl.col("kept"), pl.col("stage") == stage).height for stage in STAGES}
-    refuse_empty(table, counts)
-    added = {"kept for a quota": len(quota)} if settings.quotas else {}
+    _refuse_empty(table, counts)
+    added = {"kept for a quota": len(quota)} if quotas else {}
     return table, {**counts, **added, "kept": int(table["kept"].sum())}
 
 
@@ -86,8 +103,7 @@ def _verdict(settings: Curation) -> pl.Expr:
     )
 
 
-def refuse_empty(table: pl.DataFrame, counts: Counts) -> None:
-    """Raise RunError, naming the filter that dropped the last sample, where none is kept."""
+def _refuse_empty(table: pl.DataFrame, counts: Counts) -> None:
     if table["kept"].any():
         return
     left = len(table)

@@ -13,6 +13,7 @@ from stillhouse.near_duplicates import Vectors
 from stillhouse.recipe import Curation
 
 Floats = npt.NDArray[np.float64]
+Control = Literal["random", "top", "diverse"]
 VectorsOf = Callable[[Sequence[str]], Vectors]
 
 
@@ -28,7 +29,7 @@ def chances(eligible: pl.DataFrame, settings: Curation, seed: int, vectors: Vect
     for group in groups:
         ids = group["sample_id"].to_list()
         difficulty = group["difficulty"].to_numpy().astype(np.float64)
-        if settings.strategy in ("k-center", "facility"):
+        if settings.strategy == "k-center" or settings.strategy == "facility":
             probability = _spread(ids, difficulty, settings, seed, vectors)
         else:
             probability = selection_probability(difficulty, settings.rate, settings.strategy, settings.peak)
@@ -36,15 +37,34 @@ def chances(eligible: pl.DataFrame, settings: Curation, seed: int, vectors: Vect
     return pl.concat(parts)
 
 
+def control_chances(
+    eligible: pl.DataFrame, kind: Control, count: int, seed: int, vectors: VectorsOf | None = None
+) -> pl.DataFrame:
+    """Return as `chances` does, with probability 1 for exactly `count` samples, or all if there are fewer.
+
+    `random`: by lot. `top`: the most difficult. `diverse`: by k-center, blind to difficulty.
+    """
+    eligible = eligible.sort("sample_id")
+    ids = eligible["sample_id"].to_list()
+    draws = draw(ids, seed)
+    if kind == "random":  # by other numbers than the cut's own, which would share its choice
+        order = np.argsort(draw([f"control {sample_id}" for sample_id in ids], seed))
+    elif kind == "top":
+        order = np.argsort(-eligible["difficulty"].to_numpy(), kind="stable")
+    else:
+        order = k_center(_embedded(ids, vectors), count)
+    probability = np.zeros(len(ids))
+    probability[order[:count]] = 1.0
+    return pl.DataFrame({"sample_id": ids, "probability": probability, "draw": draws})
+
+
 def _spread(ids: list[str], difficulty: Floats, settings: Curation, seed: int, vectors: VectorsOf | None) -> Floats:
     """Return 1 for the samples that a strategy of diversity picks, else 0.
 
     Their number is rate * n, rounded up or down by chance, so that the rate holds in expectation.
     """
-    if vectors is None:
-        raise ValueError(f"strategy {settings.strategy} needs vectors")
     budget = int(settings.rate * len(ids) + uniform(f"{seed} budget {ids[0]}")) if ids else 0
-    matrix = vectors(ids)
+    matrix = _embedded(ids, vectors)
     if settings.strategy == "k-center":
         picks = k_center(matrix, budget)
     else:
@@ -52,6 +72,12 @@ def _spread(ids: list[str], difficulty: Floats, settings: Curation, seed: int, v
     probability = np.zeros(len(ids))
     probability[picks] = 1.0
     return probability
+
+
+def _embedded(ids: list[str], vectors: VectorsOf | None) -> Vectors:
+    if vectors is None:
+        raise ValueError("a choice by diversity needs vectors")
+    return vectors(ids)
 
 
 def keep_probability(count: int, rate: float, peak: float = 1.0) -> Floats:

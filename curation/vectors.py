@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,9 @@ class SampleVectors:
 
     def save(self, path: Path, about: str) -> None:
         """Write all, whole or not at all; `about` says what the vectors depend on."""
-        arrays = {f"vectors_{number}": matrix for number, (matrix, _) in enumerate(self.parts)}
+        arrays: dict[str, npt.NDArray[Any]] = {
+            f"vectors_{number}": matrix for number, (matrix, _) in enumerate(self.parts)
+        }
         arrays |= {f"places_{number}": places for number, (_, places) in enumerate(self.parts)}
         temporary = path.with_name(f".{path.name}.part")
         with temporary.open("wb") as file:

@@ -87,6 +87,34 @@ def inspect(
     inspect_run(run_folder, table, where, by, limit, as_json)
 
 
+@app.command(
+    epilog="Examples: stillhouse select runs/demo --rate 0.5 | stillhouse select runs/demo --strategy facility "
+    "--name spread --controls random,top,diverse --dataset"
+)
+def select(
+    run_folder: RunPath,
+    rate: Annotated[float | None, typer.Option(help="Share of the eligible samples that is kept.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="soft, hard, random, k-center or facility.")] = None,
+    scope: Annotated[str | None, typer.Option(help="full, or task: inside each instruction.")] = None,
+    peak: Annotated[float | None, typer.Option(help="Where the probability peaks; below 1 spares the hardest.")] = None,
+    diversity: Annotated[float | None, typer.Option(help="Weight of diversity in `facility`.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the cut; STRATEGY-RATE unless given.")] = None,
+    controls: Annotated[
+        str, typer.Option(help="Baselines of the same size, of random, top (hardest) and diverse (k-center).")
+    ] = "",
+    dataset: Annotated[
+        bool, typer.Option("--dataset", help="Write each cut as a dataset folder, to train on.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
+) -> None:
+    """Cut a run anew from its stored scores: no model is needed. What is not given is as in the run's recipe."""
+    from stillhouse.job import select_cuts
+
+    given = {"rate": rate, "strategy": strategy, "scope": scope, "peak": peak, "diversity": diversity}
+    changes = {key: value for key, value in given.items() if value is not None}
+    select_cuts(run_folder, changes, name, [kind for kind in controls.split(",") if kind], dataset, as_json)
+
+
 instructions = typer.Typer(no_args_is_help=True, help="Read and edit a run's instructions before they are answered.")
 app.add_typer(instructions, name="instructions")
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stillhouse.coverage import STEPS
+from stillhouse.cuts import Cut, Difference
 from stillhouse.inspection import plain
 from stillhouse.progress import BREAKER, Counts, Tally
 from stillhouse.recipe import Price, Recipe
@@ -181,6 +182,29 @@ class Display:
             cell = ", ".join(str(value) for name, value in quota.items() if name not in ("minimum", "kept"))
             self.console.print(
                 Text(f"quota not met: {quota['kept']} of {quota['minimum']} kept in {cell}", style="yellow")
+            )
+
+    def cut(self, difference: Difference, cut: Cut, diversity: dict[str, float] | None) -> None:
+        """Show what a cut keeps, against the one before it, by difficulty."""
+        before = difference.before or "nothing"
+        table = Table(title=f"Cut {cut.name}: kept by difficulty", title_justify="left", title_style="bold", box=None)
+        table.pad_edge = False
+        for name in ("difficulty", "scored", before, cut.name):
+            table.add_column(name, justify="right", header_style="dim")
+        table.add_column("")
+        most = max(*difference.kept, 1)
+        bins = zip(difference.scored, difference.kept_before, difference.kept, strict=True)
+        for number, (scored, old, new) in enumerate(bins):
+            bar = Text("█" * round(24 * new / most), style="cyan")
+            table.add_row(f"{number / 10:.1f}–{number / 10 + 0.1:.1f}", f"{scored:,}", f"{old:,}", f"{new:,}", bar)
+        self.console.print(table, "")
+        told = ", ".join(f"{name} {count:,}" for name, count in cut.counts.items())
+        self.console.print(f"{told}\nAgainst {before}: {difference.came_in:,} in, {difference.went_out:,} out")
+        if diversity:
+            self.console.print(
+                f"Diversity, on {diversity['rows']:,} rows: Vendi score {diversity['vendi_before']:.1f} before, "
+                f"{diversity['vendi_after']:.1f} after; mean distance {diversity['distance_before']:.3f} and "
+                f"{diversity['distance_after']:.3f}"
             )
 
     def next_command(self, *commands: str) -> None:

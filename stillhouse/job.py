@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from stillhouse.build import STAGES, Build
 from stillhouse.coverage import coverage, unmet_quotas
+from stillhouse.cuts import Cut, difference, diversity_of, last_cut, make_cuts
 from stillhouse.display import Display
 from stillhouse.errors import InputError
 from stillhouse.inspection import CARDS_SHOWN, choose, counts_by, show_cards, show_counts
@@ -186,6 +188,42 @@ def import_instructions(path: Path, file: Path) -> dict[str, int]:
     edited = table.filter("kept", pl.col("lineage").struct.field("edited")).height
     left_out = table.filter(pl.col("reason") == LEFT_OUT).height
     return {"kept": table.filter("kept").height, "edited": edited, "left out": left_out}
+
+
+def select_cuts(
+    path: Path, changes: dict[str, Any], name: str | None, controls: list[str], write: bool, as_json: bool = False
+) -> list[dict[str, Any]]:
+    """Decide anew from stored scores, print what changes against the last cut, and return it."""
+    folder = opened(path)
+    with folder.locked():
+        before = last_cut(folder)
+        cuts = make_cuts(folder, changes, name, controls)
+        for cut in cuts if write else []:
+            write_cut_dataset(folder, cut)
+    display, reports = Display(Console(stderr=as_json)), []
+    for cut in cuts:
+        found, diversity = difference(cut, before), diversity_of(folder, cut)
+        reports.append({"name": cut.name, "counts": cut.counts, **asdict(found), "diversity": diversity})
+        if not as_json:
+            display.cut(found, cut, diversity)
+        before = before if cut is not cuts[0] else (cut.name, cut.decisions.select("sample_id", "kept"))
+    if as_json:
+        sys.stdout.write(json.dumps(reports, indent=2) + "\n")
+    else:
+        display.next_command(*(f"ls {folder.cut_path(cut.name)}" for cut in cuts))
+    return reports
+
+
+def write_cut_dataset(folder: RunFolder, cut: Cut) -> Path:
+    """Write a cut as a dataset folder of its own; return it."""
+    from hub_cards.dataset import write_dataset
+
+    recipe = load_recipe(folder.recipe_path)
+    recipe = recipe.model_copy(update={"name": f"{recipe.name}-{cut.name}"[:80], "curation": cut.settings})
+    tables = {name: folder.read_table(name) for name in TABLES if name != "decisions"}
+    target = folder.cut_path(cut.name) / "dataset"
+    write_dataset(target, {**tables, "decisions": cut.decisions}, folder.manifest(), recipe.model_dump(mode="json"))
+    return target
 
 
 def opened(path: Path) -> RunFolder:

@@ -28,6 +28,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     _sync(path.parent)
 
 
+def write_parquet(path: Path, frame: pl.DataFrame) -> None:
+    """Write a Parquet file so that a reader sees the old one or the new, also after a crash."""
+    temporary = path.with_name(f".{path.name}.part")
+    frame.write_parquet(temporary)
+    _sync(temporary)
+    temporary.replace(path)
+    _sync(path.parent)
+
+
 def replace_folder(new: Path, old: Path) -> None:
     """Put folder `new` in the place of `old`; a crash in between leaves one of them whole."""
     for path in new.rglob("*"):
@@ -86,6 +95,10 @@ class RunFolder:
         """Folder of the published-shape dataset."""
         return self.path / "dataset"
 
+    def cut_path(self, name: str) -> Path:
+        """Folder of a cut that was made beside the run's own."""
+        return self.path / "cuts" / name
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for this process. Raises RunError where another process holds it."""
@@ -130,20 +143,18 @@ class RunFolder:
 
     def write_table(self, name: str, frame: pl.DataFrame) -> None:
         """Write a table whole, in its schema."""
-        path = self.table_path(name)
-        temporary = path.with_name(f".{path.name}.part")
-        conform(frame, TABLES[name], name).write_parquet(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync(path.parent)
+        write_parquet(self.table_path(name), conform(frame, TABLES[name], name))
 
-    def read_table(self, name: str) -> pl.DataFrame:
-        """Read a table and check that it still has its schema."""
+    def scan_table(self, name: str) -> pl.LazyFrame:
+        """Return a table that is read as far as it is used. Raises InputError where it is not there."""
         path = self.table_path(name)
         if not path.exists():
             raise InputError(f"{self.path} has no table {name}; `stillhouse run` makes it")
+        return pl.scan_parquet(path, glob=False)
+
+    def read_table(self, name: str) -> pl.DataFrame:
+        """Read a table and check that it still has its schema."""
         try:
-            return conform(pl.read_parquet(path, glob=False), TABLES[name], name)
+            return conform(self.scan_table(name).collect(), TABLES[name], name)
         except pl.exceptions.PolarsError as error:
-            raise InputError(f"{path} cannot be read ({error}); delete it and run again") from error
+            raise InputError(f"{self.table_path(name)} cannot be read ({error}); delete it and run again") from error

@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from curation.decisions import decide
-from curation.scoring import sample_vectors
+from curation.decisions import decide as decide_samples
+from curation.decisions import samples_of
 from curation.selection import draw, keep_probability, selection_probability
 from stillhouse.coverage import coverage, unmet_quotas
-from stillhouse.encoder import Encoder
 from stillhouse.errors import RunError
 from stillhouse.near_duplicates import find_near_duplicates
 from stillhouse.recipe import Curation, Quota
@@ -57,19 +56,6 @@ def test_kept_set_across_blocks_with_the_nearest_kept_row() -> None:
 
 def test_identical_rows_leave_the_first() -> None:
     assert find_near_duplicates(np.ones((5, 1), dtype=np.float32), 1.0).kept.tolist() == [True] + [False] * 4
-
-
-def test_sample_vectors_tell_labels_apart(encoder: Encoder) -> None:
-    rows = [
-        ("Is it good?", "Lovely place", "yes"),
-        ("Is it good?", "Lovely place", "no"),
-        ("Is it good?", "Cold", "no"),
-    ]
-    vectors = sample_vectors(pl.DataFrame(rows, schema=["instruction", "text", "output"], orient="row"), encoder)
-    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    assert float(vectors[0] @ vectors[0]) == pytest.approx(1, abs=1e-5)
-    assert float(vectors[0] @ vectors[1]) < 0.95
-    assert float(vectors[1] @ vectors[2]) < 0.95
 
 
 @given(st.integers(1, 40), st.floats(0.01, 1.0), st.floats(0.05, 1.0))
@@ -120,6 +106,10 @@ def test_draws_do_not_depend_on_the_order_of_rows(keys: list[str], random: Any) 
     shuffled = keys[:]
     random.shuffle(shuffled)
     assert dict(zip(keys, draw(keys, 7), strict=True)) == dict(zip(shuffled, draw(shuffled, 7), strict=True))
+
+
+def decide(tables: dict[str, pl.DataFrame], settings: Curation, seed: int) -> Any:
+    return decide_samples(samples_of(tables), settings, seed)
 
 
 def pool(count: int) -> dict[str, pl.DataFrame]:
