@@ -1,4 +1,4 @@
-"""The `scores` table: every valid sample's difficulty, and its most similar kept sample before it."""
+"""The `scores` table: every valid sample's difficulty, and a near-duplicate's most similar kept sample."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -84,7 +84,7 @@ SCORES = _schema(
     output_tokens=pl.Int64,
     scored_positions=pl.Int64,
     unscored_reason=pl.String,
-    nearest_id=pl.String,
+    nearest_id=pl.String,  # of a near-duplicate: the most similar kept sample before it
     nearest_similarity=pl.Float64,
 )
 DECISIONS = _schema(
