@@ -20,29 +20,30 @@ from curation.prefixes import shared_prefixes
 from curation.student import Encoded, Student
 from stillhouse.checkpoint import Checkpoint
 
+Sample = tuple[str | list[dict[str, str]], str]
 CHUNK = 1024  # samples that are scored together, and lost at most where a run is killed
 
 
 @dataclass(frozen=True)
 class Score:
-    """Scores of one sample; `reason` says why there are none."""
+    """Scores of one sample; `unscored_reason` says why there are none."""
 
     difficulty: float | None = None
     perplexity: float | None = None
     ifd: float | None = None
     output_tokens: int = 0
     scored_positions: int = 0
-    reason: str | None = None
+    unscored_reason: str | None = None
 
 
 def score_samples(
-    samples: Sequence[tuple[str, str]],
+    samples: Sequence[Sample],
     student: Student,
     max_length: int,
     checkpoint: Checkpoint,
     report: Callable[[int, int], None] = lambda done, tokens: None,
 ) -> list[Score]:
-    """Score (prompt, output) pairs, in their order.
+    """Score pairs of a prompt (a text, or the turns of a conversation) and an output, in their order.
 
     Pairs are worked off sorted by prompt, so that neighbours share what they begin with, CHUNK at a time: a score does
     not depend on the order of the samples, nor on whether the run was interrupted. Scores that `checkpoint` holds are
@@ -51,7 +52,7 @@ def score_samples(
     Raises RunError where the model's logits are not those of its output layer.
     """
     scores: list[Score] = [Score()] * len(samples)
-    order = sorted(range(len(samples)), key=samples.__getitem__)
+    order = sorted(range(len(samples)), key=lambda number: json.dumps(samples[number]))
     tokens = 0
     for start in range(0, len(order), CHUNK):
         chunk = order[start : start + CHUNK]
@@ -75,7 +76,7 @@ def score_samples(
 
 
 def score_chunk(
-    pairs: Sequence[tuple[str, str]], student: Student, max_length: int, told: Callable[[float, int], None]
+    pairs: Sequence[Sample], student: Student, max_length: int, told: Callable[[float, int], None]
 ) -> tuple[list[Score], int]:
     """Score (prompt, output) pairs together; return the scores and the number of tokens that the student read.
 
@@ -94,7 +95,7 @@ def score_chunk(
     ]
     found, read = sequence_figures([row for _, row in rows.values()], student, told)
     scores = [
-        Score(reason=str(row)) if place is None else _score(found[place[0]], found[place[1]])
+        Score(unscored_reason=str(row)) if place is None else _score(found[place[0]], found[place[1]])
         for row, place in zip(encoded, places, strict=True)
     ]
     return scores, read
@@ -189,7 +190,7 @@ def _by_length(numbers: Sequence[int], rows: Sequence[Encoded], prefix: int, mos
 
 def _score(found: TokenFigures, alone: TokenFigures) -> Score:
     if not (np.isfinite(found.loss).all() and np.isfinite(alone.loss).all()):
-        return Score(output_tokens=len(found.loss), reason="the student's logits are not finite")
+        return Score(output_tokens=len(found.loss), unscored_reason="the student's logits are not finite")
     ranks = found.rank_scores()
     above = ranks[ranks > 0]
     return Score(

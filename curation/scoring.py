@@ -47,7 +47,7 @@ def score_table(
     progress.start("scores", total=len(valid))
     pairs = list(valid.select("prompt", "output").iter_rows())
     scores = score_samples(pairs, student, settings.max_length, checkpoint, progress.update)
-    unscored = sum(score.reason is not None for score in scores)
+    unscored = sum(score.unscored_reason is not None for score in scores)
     return _table(valid["sample_id"].to_list(), scores, near), {"scored": len(valid) - unscored, "unscored": unscored}
 
 
@@ -61,8 +61,6 @@ def near_duplicates(valid: pl.DataFrame, vectors: SampleVectors, settings: Curat
 def _table(ids: list[str], scores: Sequence[Score], near: NearDuplicates) -> pl.DataFrame:
     rows: list[dict[str, object]] = []
     for sample_id, score, nearest, similarity in zip(ids, scores, near.nearest, near.similarity, strict=True):
-        figures = asdict(score)
-        figures["unscored_reason"] = figures.pop("reason")
         neighbour = {"nearest_id": ids[nearest], "nearest_similarity": float(similarity)} if nearest >= 0 else {}
-        rows.append({"sample_id": sample_id, **figures, **neighbour})
+        rows.append({"sample_id": sample_id, **asdict(score), **neighbour})
     return table_of(rows, SCORES, "scores")

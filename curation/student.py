@@ -47,18 +47,19 @@ class Student:
         self.vocabulary = len(model.get_output_embeddings().weight)
         self.positions = max(1, BLOCK_BYTES // (self.vocabulary * (GPU_BYTES if on_gpu else CPU_BYTES)))
 
-    def encode(self, prompt: str, output: str, max_length: int) -> Encoded | str:
+    def encode(self, prompt: str | list[dict[str, str]], output: str, max_length: int) -> Encoded | str:
         """Return the token ids of a sample, or the reason why it cannot be scored.
 
-        Prompt and output are tokenised apart, so that no token spans their boundary. A prompt that is too long loses
+        `prompt` is a text or the turns of a conversation; a student without a chat template reads their texts. Prompt and output are tokenised apart, so that no token spans their boundary. A prompt that is too long loses
         tokens on the left, the output never loses any.
         """
         if self.tokenizer.chat_template:
-            turns = [{"role": "user", "content": prompt}]
+            turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
             options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, **self.template}
             prompt_ids = self.tokenizer.apply_chat_template(turns, **options)["input_ids"]
         else:
-            prompt_ids = self.tokenizer(prompt)["input_ids"]
+            text = prompt if isinstance(prompt, str) else "\n\n".join(turn["content"] for turn in prompt)
+            prompt_ids = self.tokenizer(text)["input_ids"]
         output_ids = self.tokenizer(output, add_special_tokens=False)["input_ids"]
         if not output_ids:
             return "empty output"

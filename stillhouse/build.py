@@ -24,12 +24,13 @@ from stillhouse import __version__
 from stillhouse.checkpoint import Checkpoint
 from stillhouse.encoder import check_encoder, load_encoder
 from stillhouse.errors import InputError, RunError
+from stillhouse.files import source_files
 from stillhouse.models import check_causal_lm, content_digest, gguf_file, load_causal_lm, torch_device
 from stillhouse.progress import Counts, Progress
 from stillhouse.recipe import Recipe
 from stillhouse.series import SERIES
 from stillhouse.store import RunFolder
-from stillhouse.texts import read_texts, source_files
+from stillhouse.texts import read_texts
 
 if TYPE_CHECKING:
     from curation.vectors import SampleVectors
@@ -416,7 +417,7 @@ def _inputs(stage: Stage, recipe: Recipe, data: dict[str, Any]) -> list[str | No
     )
     names = ("perspectives.encoder" if key == "perspectives" else key for key in sorted(models))
     references = [_value_at(data, name) for name in names]
-    return [content_digest(one) for some in references for one in ([some] if isinstance(some, str) else some)]
+    return [content_digest(one) for some in references for one in (some if isinstance(some, list) else [some]) if one]
 
 
 def _edits(stage: Stage, folder: RunFolder | None) -> list[str | None]:

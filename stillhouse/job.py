@@ -18,8 +18,9 @@ from stillhouse.display import Display
 from stillhouse.errors import InputError
 from stillhouse.inspection import CARDS_SHOWN, choose, counts_by, show_cards, show_counts
 from stillhouse.planning import make_plan, over_cap, totals
-from stillhouse.recipe import load_recipe
+from stillhouse.recipe import Curation, TextSource, load_recipe
 from stillhouse.schemas import FAILURES, TABLES
+from stillhouse.scored import PairColumns, score_file, summary_of
 from stillhouse.store import RunFolder, write_atomically
 
 SAMPLES_SHOWN = 3
@@ -188,6 +189,22 @@ def import_instructions(path: Path, file: Path) -> dict[str, int]:
     edited = table.filter("kept", pl.col("lineage").struct.field("edited")).height
     left_out = table.filter(pl.col("reason") == LEFT_OUT).height
     return {"kept": table.filter("kept").height, "edited": edited, "left out": left_out}
+
+
+def score_pairs(
+    source: TextSource, columns: PairColumns, settings: Curation, device: str, out: Path, as_json: bool = False
+) -> dict[str, Any]:
+    """Score prompts and completions of a file or dataset, print a summary, and return it."""
+    quiet_libraries()
+    display = Display(Console(stderr=as_json))
+    with display:
+        table = score_file(source, columns, settings, device, out, display)
+    report = {**summary_of(table), "out": str(out)}
+    if as_json:
+        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+    else:
+        display.scores(report)
+    return report
 
 
 def select_cuts(

@@ -3,7 +3,7 @@
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, field_validator, model_validator
@@ -26,6 +26,9 @@ class Section(BaseModel):
     """Base of all sections: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+SectionType = TypeVar("SectionType", bound=Section)
 
 
 class TextSource(Section):
@@ -368,6 +371,15 @@ class Recipe(Section):
         if self.runtime.max_cost and not self.teacher.price:
             raise ValueError("`runtime.max_cost` needs `teacher.price`")
         return self
+
+
+def from_options(section: type[SectionType], options: dict[str, Any]) -> SectionType:
+    """Return a section made of options of a command. Raises InputError naming the option that is wrong."""
+    try:
+        return section.model_validate(options)
+    except ValidationError as error:
+        faults = (f"--{'.'.join(map(str, fault['loc'])).replace('_', '-')}: {fault['msg']}" for fault in error.errors())
+        raise InputError("; ".join(faults)) from error
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -9,10 +9,9 @@ from pathlib import Path
 import polars as pl
 
 from stillhouse.errors import InputError
+from stillhouse.files import read_source, require_columns
 from stillhouse.recipe import TextSource
 from stillhouse.schemas import TEXTS, table_of
-
-READABLE = {".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".txt"}
 
 
 def normalise(text: str) -> str:
@@ -55,101 +54,14 @@ def read_texts(sources: Iterable[TextSource]) -> tuple[pl.DataFrame, dict[str, i
     return table_of(list(rows.values()), TEXTS, "texts"), counts
 
 
-def source_files(source: TextSource) -> list[Path]:
-    """Return the files of a path source, sorted; a dataset has none. Raises InputError where there is nothing."""
-    if source.path is None:
-        return []
-    path = Path(source.path)
-    if not path.exists():
-        raise InputError(f"texts: {path} does not exist; mend `texts.sources` in the recipe")
-    if path.is_file():
-        if path.suffix.lower() not in READABLE:
-            raise InputError(f"texts: {path} is of no known kind; readable: {', '.join(sorted(READABLE))}")
-        return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in READABLE and file.is_file())
-    if not files:
-        raise InputError(f"texts: folder {path} holds no readable file; readable: {', '.join(sorted(READABLE))}")
-    return files
-
-
 def _read_source(source: TextSource) -> list[tuple[str, str]]:
-    frames = [(str(file), _read_file(file)) for file in source_files(source)]
-    if source.dataset:
-        frames = [(source.dataset, _read_dataset(source))]
-    rows = [row for place, frame in frames for row in _pick_columns(frame, source, place)]
+    rows = [row for place, frame in read_source(source) for row in _pick_columns(frame, source, place)]
     return rows[: source.limit]
-
-
-def _read_file(path: Path) -> pl.DataFrame:
-    if path.stat().st_size == 0:
-        raise InputError(f"texts: {path} is empty; give a file with at least one text")
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".parquet":
-            return pl.read_parquet(path, glob=False)
-        content = _decode(path)
-        if suffix == ".txt":
-            return pl.DataFrame({"text": content.removesuffix("\n").split("\n")}, schema={"text": pl.String})
-        if suffix == ".csv":
-            return pl.read_csv(content.encode(), infer_schema=False)
-        if suffix == ".json":
-            return pl.read_json(content.encode(), infer_schema_length=None)
-        return pl.read_ndjson(content.encode(), infer_schema_length=None)
-    except pl.exceptions.PolarsError as error:
-        raise InputError(f"texts: {path} is not a readable {suffix[1:]} file: {_broken_line(path) or error}") from error
-
-
-def _decode(path: Path) -> str:
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"texts: {path}, line {line}: not UTF-8 (byte 0x{content[error.start]:02x}). "
-            f"Convert it first, for example: iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}"
-        ) from error
-
-
-def _broken_line(path: Path) -> str | None:
-    """Name the first line of a JSONL file that is not an object; None for other kinds."""
-    import json
-
-    if path.suffix.lower() not in {".jsonl", ".ndjson"}:
-        return None
-    for number, line in enumerate(_decode(path).splitlines(), start=1):
-        try:
-            if line.strip() and not isinstance(json.loads(line), dict):
-                return f"line {number} is not a JSON object"
-        except ValueError as error:
-            return f"line {number}: {error}"
-    return None
-
-
-def _read_dataset(source: TextSource) -> pl.DataFrame:
-    import datasets
-
-    try:
-        loaded = datasets.load_dataset(source.dataset, split=source.split, revision=source.revision)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(
-            f"texts: dataset {source.dataset} (split {source.split}, revision {source.revision}) "
-            f"cannot be loaded: {error}. Check the id, your login and the network"
-        ) from error
-    wanted = [name for name in (source.column, source.domain_column) if name]
-    _require_columns(wanted, loaded.column_names, str(source.dataset))
-    return pl.DataFrame(loaded.select_columns(wanted).to_dict())
-
-
-def _require_columns(wanted: list[str], present: list[str], place: str) -> None:
-    for column in wanted:
-        if column not in present:
-            raise InputError(f"texts: {place} has no column `{column}`; it has: {', '.join(present)}")
 
 
 def _pick_columns(frame: pl.DataFrame, source: TextSource, place: str) -> list[tuple[str, str]]:
     wanted = [name for name in (source.column, source.domain_column) if name]
-    _require_columns(wanted, frame.columns, place)
+    require_columns(wanted, frame.columns, place)
     for column in wanted:
         if frame.schema[column] not in (pl.String, pl.Categorical, pl.Null):
             raise InputError(f"texts: {place}: column `{column}` holds {frame.schema[column]}, not text")

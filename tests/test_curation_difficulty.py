@@ -137,13 +137,13 @@ def test_the_boundary_is_made_of_token_ids(student: tuple[Any, Any]) -> None:
 def test_what_cannot_be_scored_has_a_reason_and_the_rest_has_scores(student: tuple[Any, Any]) -> None:
     samples = [("p", ""), ("p\n", "fine"), ("x" * 100_000, "ok"), ("p", "word " * 200), ("", "fine"), ("p\n", "fine")]
     scores = scores_of(samples, student, max_length=64)
-    assert [score.reason for score in scores] == [
+    assert [score.unscored_reason for score in scores] == [
         "empty output", None, None, "output of 201 tokens does not fit into 64", None, None,
     ]  # fmt: skip
-    assert all(score.difficulty is not None for score in scores if score.reason is None)
+    assert all(score.difficulty is not None for score in scores if score.unscored_reason is None)
     assert scores[4].ifd == pytest.approx(1.0, rel=1e-4), "an empty prompt tells nothing of the output"
     assert scores[5] == scores[1]
-    assert scores_of([("p", "")], student)[0].reason == "empty output"
+    assert scores_of([("p", "")], student)[0].unscored_reason == "empty output"
     assert scores_of([], student) == []
 
 
@@ -155,7 +155,7 @@ def test_logits_that_are_not_finite_are_a_reason(student: tuple[Any, Any]) -> No
     tokens = Student(model, student[1])
     tokens.encode = lambda prompt, output, most: Encoded(np.array([1, 2]), np.array([3, 4]))  # type: ignore[method-assign]
     (score,) = score_samples([("a", "b")], tokens, 64, Checkpoint())
-    assert score.reason == "the student's logits are not finite"
+    assert score.unscored_reason == "the student's logits are not finite"
     assert score.difficulty is None
 
 

@@ -1,0 +1,66 @@
+"""Prompts and completions that somebody else made: from prompt and completion columns, or from messages."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from stillhouse.errors import InputError
+from stillhouse.files import read_source, require_columns
+from stillhouse.recipe import TextSource
+
+Turn = dict[str, str]
+Prompt = str | list[Turn]  # a conversation of several turns is rendered by the student's chat template
+ROLES = {"system", "user", "assistant", "tool"}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The rows as they were given, and the prompt and completion of each; '' where there is none."""
+
+    rows: pl.DataFrame
+    prompts: list[Prompt]
+    completions: list[str]
+
+
+def read_pairs(source: TextSource, prompt: str = "prompt", completion: str = "completion") -> Pairs:
+    """Read a file, a folder or a dataset. Columns `prompt` and `completion` go before `messages`.
+
+    Either column may hold text, or turns ({"role": ..., "content": ...}), as TRL has them. Raises InputError naming
+    the file and the columns, or the row, that cannot be read so.
+    """
+    frames = [frame for _, frame in read_source(source)]
+    try:
+        rows = pl.concat(frames, how="diagonal_relaxed").head(source.limit or sum(map(len, frames)))
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"{source.path}: its files do not have the same columns: {error}") from error
+    place = str(source.dataset or source.path)
+    if rows.is_empty():
+        raise InputError(f"{place} has no rows")
+    if {prompt, completion} <= set(rows.columns) or "messages" not in rows.columns:
+        require_columns([prompt, completion], rows.columns, f"{place} (which has no `messages` either)")
+        given = rows.select(prompt, completion).iter_rows()
+    else:
+        given = ((turns[:-1], turns[-1:]) for turns in rows["messages"].fill_null([]).to_list())
+    pairs = [_pair(question, answer, f"{place}, row {number}") for number, (question, answer) in enumerate(given, 1)]
+    return Pairs(rows, [question for question, _ in pairs], [answer for _, answer in pairs])
+
+
+def _pair(question: Any, answer: Any, place: str) -> tuple[Prompt, str]:
+    """Return prompt and completion; one question, with or without a system turn, is no conversation but a text."""
+    answer_turns = _turns(answer, place)
+    text = "\n\n".join(turn["content"] for turn in answer_turns) if isinstance(answer_turns, list) else answer_turns
+    turns = _turns(question, place)
+    if isinstance(turns, list) and [turn["role"] for turn in turns] in (["user"], ["system", "user"]):
+        turns = "\n\n".join(turn["content"] for turn in turns)
+    return turns or "", text
+
+
+def _turns(value: Any, place: str) -> str | list[Turn]:
+    if value is None or isinstance(value, str):
+        return value or ""
+    if not isinstance(value, list) or not all(
+        isinstance(turn, dict) and turn.get("role") in ROLES and isinstance(turn.get("content"), str) for turn in value
+    ):
+        raise InputError(f"{place}: a prompt, completion or message is neither text nor turns of role and content")
+    return [{"role": turn["role"], "content": turn["content"]} for turn in value]

@@ -1,0 +1,94 @@
+"""`stillhouse score`: difficulty, perplexity, IFD and length of anyone's prompts and completions."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from stillhouse import __version__
+from stillhouse.checkpoint import Checkpoint
+from stillhouse.errors import InputError
+from stillhouse.files import READABLE
+from stillhouse.models import check_causal_lm, content_digest, load_causal_lm
+from stillhouse.pairs import read_pairs
+from stillhouse.progress import Progress
+from stillhouse.recipe import Curation, TextSource, is_path
+from stillhouse.schemas import SCORES
+from stillhouse.series import SERIES
+from stillhouse.store import write_atomically, write_parquet
+
+FIGURES = {
+    name: SCORES[name]
+    for name in ("difficulty", "perplexity", "ifd", "output_tokens", "scored_positions", "unscored_reason")
+}
+SUFFIXES = (".parquet", ".jsonl")
+
+
+@dataclass(frozen=True)
+class PairColumns:
+    """Names of the columns that hold prompts and completions."""
+
+    prompt: str = "prompt"
+    completion: str = "completion"
+
+
+def score_file(
+    source: TextSource, columns: PairColumns, settings: Curation, device: str, out: Path, progress: Progress
+) -> pl.DataFrame:
+    """Write the rows of a source with the scores of each beside them; return them.
+
+    What is scored so far lies beside `out` until all is, so that a run that was stopped goes on. Raises InputError
+    where rows, model or `out` are not usable.
+    """
+    from curation.difficulty import score_samples
+    from curation.student import Student
+
+    if out.suffix not in SUFFIXES:
+        raise InputError(f"--out {out}: its suffix must be one of {', '.join(SUFFIXES)}")
+    if out.exists():
+        raise InputError(f"{out} exists; give another file with --out, or delete it first")
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}")
+    check_causal_lm(settings.scorer[0])
+    pairs = read_pairs(source, columns.prompt, columns.completion)
+    taken = FIGURES.keys() & set(pairs.rows.columns)
+    if taken:
+        raise InputError(f"the rows already have columns {', '.join(sorted(taken))}; rename or drop them first")
+    progress.start("loading", total=1)
+    template = SERIES[settings.series].template if settings.series else {}
+    student = Student(*load_causal_lm(*settings.scorer, device, settings.dtype), template)
+    about = [settings.model_dump(mode="json"), content_digest(settings.scorer[0]), __version__]
+    checkpoint = Checkpoint(
+        out.with_name(f"{out.name}.partial.jsonl"), hashlib.sha256(json.dumps(about).encode()).hexdigest()
+    )
+    progress.start("scores", total=len(pairs.rows))
+    samples = list(zip(pairs.prompts, pairs.completions, strict=True))
+    scores = score_samples(samples, student, settings.max_length, checkpoint, progress.update)
+    table = pairs.rows.hstack(pl.DataFrame([asdict(score) for score in scores], schema=FIGURES))
+    if out.suffix == ".parquet":
+        write_parquet(out, table)
+    else:
+        write_atomically(out, table.write_ndjson().encode())
+    checkpoint.remove()
+    return table
+
+
+def source_of(data: str, split: str, revision: str | None, limit: int | None) -> TextSource:
+    """Return where to read from: a file or folder if there is one or it looks like one, else a dataset of the Hub."""
+    if Path(data).exists() or Path(data).suffix.lower() in READABLE or is_path(data):
+        return TextSource(path=data, limit=limit)
+    return TextSource(dataset=data, split=split, revision=revision, limit=limit)
+
+
+def summary_of(table: pl.DataFrame) -> dict[str, Any]:
+    """Return how many rows are scored, why others are not, and the quartiles of each score."""
+    scored = table.filter(pl.col("difficulty").is_not_null())
+    quartiles = {
+        name: [scored[name].quantile(q, "linear") for q in (0.0, 0.25, 0.5, 0.75, 1.0)]
+        for name in ("difficulty", "perplexity", "ifd", "output_tokens")
+    }
+    reasons = table["unscored_reason"].drop_nulls().value_counts(sort=True)
+    return {"rows": len(table), "scored": len(scored), "unscored": dict(reasons.iter_rows()), "quartiles": quartiles}
