@@ -15,7 +15,6 @@ from stillhouse.progress import Progress
 from stillhouse.recipe import Curation
 from stillhouse.schemas import SCORES, table_of
 
-PARTS = ("instruction", "text", "output")  # of a sample, which are embedded apart
 GROUP = {"all": None, "instruction": "instruction_id", "text": "text_id"}
 
 

@@ -50,8 +50,9 @@ class Student:
     def encode(self, prompt: str | list[dict[str, str]], output: str, max_length: int) -> Encoded | str:
         """Return the token ids of a sample, or the reason why it cannot be scored.
 
-        `prompt` is a text or the turns of a conversation; a student without a chat template reads their texts. Prompt and output are tokenised apart, so that no token spans their boundary. A prompt that is too long loses
-        tokens on the left, the output never loses any.
+        `prompt` is a text or the turns of a conversation; a student without a chat template reads their texts. Prompt
+        and output are tokenised apart, so that no token spans their boundary. A prompt that is too long loses tokens
+        on the left, the output never loses any.
         """
         if self.tokenizer.chat_template:
             turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt

@@ -12,6 +12,8 @@ TEACHER_KEYS = (
     *("backend", "model", "revision", "series", "api", "system_prompt", "top_p", "top_k"),
     *("structured_output", "corrections"),
 )
+STUDENT_KEYS = ("student", "student_revision", "proxy", "proxy_revision", "dtype", "series", "max_length")
+CURATION_KEYS = ("rate", "strategy", "scope", "peak", "diversity", "similarity", "duplicates", "encoder")
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -24,10 +26,9 @@ def collect_facts(tables: Tables, manifest: dict[str, Any], recipe: dict[str, An
         "languages": sorted(tables["texts"]["language"].unique().to_list()),
         "text_licences": sorted(tables["texts"]["licence"].unique().to_list()),
         "domains": sorted(tables["texts"]["domain"].unique().to_list()),
-        "teacher": {key: recipe["teacher"][key] for key in TEACHER_KEYS},
-        "sampling": {stage: recipe[stage]["temperature"] for stage in ("attributes", "instructions", "responses")},
-        "student": {key: recipe["curation"][key] for key in ("student", "student_revision")},
-        "curation": {key: recipe["curation"][key] for key in ("rate", "strategy", "scope", "peak", "similarity")},
+        **_generation(recipe),
+        "student": {key: recipe["curation"][key] for key in STUDENT_KEYS},
+        "curation": {key: recipe["curation"][key] for key in CURATION_KEYS},
         "seed": recipe["seed"],
         "funnel": funnel(tables),
         "attribute_answers": manifest["stages"].get("attributes", {}).get("counts"),
@@ -44,6 +45,14 @@ def collect_facts(tables: Tables, manifest: dict[str, Any], recipe: dict[str, An
             if entry.get("calls")
         },
     }
+
+
+def _generation(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return how the answers were made; of imported ones that is not known."""
+    if recipe["imported"]:
+        return {"imported": True, "teacher": dict.fromkeys(TEACHER_KEYS), "sampling": {}}
+    sampling = {stage: recipe[stage]["temperature"] for stage in ("attributes", "instructions", "responses")}
+    return {"imported": False, "teacher": {key: recipe["teacher"][key] for key in TEACHER_KEYS}, "sampling": sampling}
 
 
 def funnel(tables: Tables) -> dict[str, int]:

@@ -1,18 +1,17 @@
-"""The order of the stages: what each reads, which recipe keys change its rows, and how it is run.
+"""A run: the stages of a recipe, one after the other, as far as they are not done yet.
 
-A stage whose fingerprint stands in the manifest is skipped. The fingerprint covers the stages before it, the
-recipe keys named here, the content of text sources and local models, and the source code of the modules named
-here. It leaves out `runtime` and the place of files and servers, which change no row, and, but for the dataset,
-`name` and `publish`.
+A stage whose fingerprint stands in the manifest is skipped. The fingerprint covers the stages before it, its recipe
+keys, the content of text sources and local models, and the source code of its modules. It leaves out `runtime` and
+the place of files and servers, which change no row, and, but for the dataset, `name` and `publish`.
 """
 
 import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -21,32 +20,18 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from stillhouse import __version__
-from stillhouse.checkpoint import Checkpoint
-from stillhouse.encoder import check_encoder, load_encoder
+from stillhouse.encoder import check_encoder
 from stillhouse.errors import InputError, RunError
 from stillhouse.files import source_files
-from stillhouse.models import check_causal_lm, content_digest, gguf_file, load_causal_lm, torch_device
-from stillhouse.progress import Counts, Progress
+from stillhouse.models import check_causal_lm, content_digest, gguf_file, torch_device
+from stillhouse.progress import Progress
 from stillhouse.recipe import Recipe
-from stillhouse.series import SERIES
+from stillhouse.stages import Stage, stages_of
 from stillhouse.store import RunFolder
-from stillhouse.texts import read_texts
 
 if TYPE_CHECKING:
-    from curation.vectors import SampleVectors
     from pipelines.engine import Engine
     from pipelines.prompting import Asker
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step: its table, the tables it needs, the recipe sections and the code that change its rows."""
-
-    name: str
-    needs: tuple[str, ...]
-    keys: tuple[str, ...]
-    code: tuple[str, ...]
-    run: Callable[["Build"], Counts]
 
 
 class Build:
@@ -63,7 +48,8 @@ class Build:
         Raises InputError where the folder holds something else, or stages of another recipe, input or code and
         `update` is not given.
         """
-        stages = STAGES if until is None else STAGES[: [stage.name for stage in STAGES].index(until) + 1]
+        stages = stages_of(self.recipe)
+        stages = stages if until is None else stages[: [stage.name for stage in stages].index(until) + 1]
         self.check()
         with self.opened(update) as (manifest, prints):
             for stage in stages:
@@ -90,17 +76,21 @@ class Build:
 
     def check(self) -> None:
         """Find what is wrong before anything is spent. Raises InputError."""
-        from pipelines.validation import check_language
-
         for source in self.recipe.texts.sources:
             source_files(source)
-        check_language(self.recipe.responses.language)
-        check_encoder(self.recipe.perspectives.encoder)
+        if not self.recipe.imported:
+            self._check_generation()
         check_encoder(self.recipe.curation.encoder)
         check_causal_lm(self.recipe.curation.student)
         check_causal_lm(self.recipe.curation.scorer[0])
         if self.recipe.runtime.device != "auto":
             torch_device(self.recipe.runtime.device)
+
+    def _check_generation(self) -> None:
+        from pipelines.validation import check_language
+
+        check_language(self.recipe.responses.language)
+        check_encoder(self.recipe.perspectives.encoder)
         if self.recipe.teacher.backend == "embedded":
             gguf_file(self.recipe.teacher.model)
         elif self.recipe.teacher.backend == "vllm":
@@ -162,6 +152,13 @@ class Build:
                 f"(teacher answers are kept and used again): {', '.join(stale)}"
             )
 
+    def digest(self, keys: Sequence[str], code: Sequence[str]) -> str:
+        """Return a digest of values of the recipe, local models that they name, and source code."""
+        data = self.recipe.model_dump(mode="json")
+        values = {key: _value_at(data, key) for key in keys}
+        models = [content_digest(value) for key, value in values.items() if key in MODELS and value]
+        return _digest([values, models, [_code_digest(module) for module in code]])
+
     @cached_property
     def engine(self) -> "Engine":
         """What asks the teacher, until the end of the run."""
@@ -183,209 +180,7 @@ class Build:
         return self.folder.read_table(name)
 
 
-def _texts(build: Build) -> Counts:
-    table, counts = read_texts(build.recipe.texts.sources)
-    build.folder.write_table("texts", table)
-    return counts
-
-
-def _attributes(build: Build) -> Counts:
-    from pipelines.attributes import enumerate_attributes
-
-    recipe, texts = build.recipe, build.table("texts")
-    table, counts = enumerate_attributes(texts, recipe.domain, recipe.attributes, build.asker, build.engine)
-    build.folder.write_table("attributes", table)
-    return counts
-
-
-def _perspectives(build: Build) -> Counts:
-    from pipelines.perspectives import find_perspectives
-
-    recipe = build.recipe
-    encoder = load_encoder(recipe.perspectives.encoder, recipe.runtime.device)
-    texts, min_share = len(build.table("texts")), recipe.attributes.min_share
-    earlier = build.folder.table_path("perspectives")
-    known = ["perspective_id", "members", "mentions"]
-    before = pl.read_parquet(earlier, columns=known, glob=False) if earlier.exists() else None
-    table, counts = find_perspectives(
-        build.table("attributes"), texts, min_share, recipe.perspectives, encoder, recipe.seed, before
-    )
-    build.folder.write_table("perspectives", table)
-    return counts
-
-
-def _instructions(build: Build) -> Counts:
-    from pipelines.instructions import write_instructions
-
-    recipe, folder = build.recipe, build.folder
-    perspectives, texts = build.table("perspectives"), build.table("texts")
-    encoder = load_encoder(recipe.perspectives.encoder, recipe.runtime.device)
-    table, counts = write_instructions(perspectives, texts, recipe.instructions, build.asker, build.engine, encoder)
-    if folder.edits_path.exists():
-        from pipelines.edits import apply_entries, read_kept_edits
-
-        earlier = folder.read_table("instructions") if folder.table_path("instructions").exists() else None
-        entries, seen = read_kept_edits(folder.edits_path)
-        table = apply_entries(entries, table, perspectives, seen, earlier)
-        counts = {**counts, "kept by a person": table.filter("kept").height}
-    folder.write_table("instructions", table)
-    if not table["kept"].any():
-        raise RunError(f"instructions: none is usable ({dict(counts)}); use a stronger teacher")
-    return counts
-
-
-def _responses(build: Build) -> Counts:
-    from pipelines.responses import answer_samples
-
-    texts, instructions = build.table("texts"), build.table("instructions").filter("kept")
-    table, counts = answer_samples(texts, instructions, build.recipe.responses, build.asker, build.engine)
-    build.folder.write_table("responses", table)
-    return counts
-
-
-def _scores(build: Build) -> Counts:
-    from curation.scoring import score_table, valid_samples
-    from curation.student import Student
-
-    settings, device = build.recipe.curation, build.recipe.runtime.device
-    valid = valid_samples(build.table("responses"), build.table("texts"), build.table("instructions"))
-    about = fingerprints(build.recipe, build.folder)["scores"]["fingerprint"]
-    vectors = _vectors(build, valid, about)
-    build.progress.start("loading", total=1)  # the offline student is converted once, which takes a minute
-    template = SERIES[settings.series].template if settings.series else {}
-    student = Student(*load_causal_lm(*settings.scorer, device, settings.dtype), template)
-    checkpoint = Checkpoint(build.folder.checkpoint_path, about)
-    table, counts = score_table(valid, vectors, settings, student, checkpoint, build.progress)
-    build.folder.write_table("scores", table)
-    checkpoint.remove()
-    return counts
-
-
-def _vectors(build: Build, valid: pl.DataFrame, about: str) -> "SampleVectors":
-    """Return the embeddings of the valid samples, from the run folder where they are there."""
-    from curation.scoring import PARTS
-    from curation.vectors import embed_samples, load_vectors
-
-    known = load_vectors(build.folder.vectors_path, about)
-    if known is not None:
-        return known
-    encoder = load_encoder(build.recipe.curation.encoder, build.recipe.runtime.device)
-    build.progress.start("embedding", total=sum(valid[part].n_unique() for part in PARTS))
-    vectors = embed_samples(valid, PARTS, encoder, build.progress.update)
-    vectors.save(build.folder.vectors_path, about)
-    return vectors
-
-
-def _decisions(build: Build) -> Counts:
-    from curation.decisions import decide, samples_of
-    from curation.vectors import vectors_of
-
-    samples = samples_of({name: build.table(name) for name in ("texts", "instructions", "responses", "scores")})
-    table, counts = decide(samples, build.recipe.curation, build.recipe.seed, vectors_of(build.folder.vectors_path))
-    build.folder.write_table("decisions", table)
-    return counts
-
-
-def _dataset(build: Build) -> Counts:
-    from hub_cards.dataset import write_dataset
-
-    tables = {stage.name: build.table(stage.name) for stage in STAGES if stage.name != "dataset"}
-    recipe = build.recipe.model_dump(mode="json")
-    return write_dataset(build.folder.dataset_path, tables, build.folder.manifest(), recipe)
-
-
-_TEACHER = (
-    *(f"teacher.{key}" for key in ("backend", "model", "revision", "series", "api", "system_prompt")),
-    *(f"teacher.{key}" for key in ("top_p", "top_k", "structured_output", "corrections")),
-    "seed",
-)
-_CALLING = (
-    *(f"pipelines.{module}" for module in ("asking", "prompting", "prompts", "calls")),
-    "stillhouse.schemas",
-    "stillhouse.series",
-)
-_CHECKING = ("stillhouse.tasks", "pipelines.validation")
-STAGES: Sequence[Stage] = (
-    Stage(
-        "texts",
-        needs=(),
-        keys=("texts",),
-        code=("stillhouse.texts", "stillhouse.schemas"),
-        run=_texts,
-    ),
-    Stage(
-        "attributes",
-        needs=("texts",),
-        keys=(*_TEACHER, "domain", "attributes.per_text", "attributes.temperature"),
-        code=("pipelines.attributes", "pipelines.names", *_CALLING),
-        run=_attributes,
-    ),
-    Stage(
-        "perspectives",
-        needs=("attributes",),
-        keys=("perspectives", "attributes.min_share", "seed"),
-        code=("pipelines.perspectives", "pipelines.clustering", "pipelines.affinity", "stillhouse.encoder"),
-        run=_perspectives,
-    ),
-    Stage(
-        "instructions",
-        needs=("perspectives",),
-        keys=(*_TEACHER, "instructions"),
-        code=(
-            *(f"pipelines.{module}" for module in ("instructions", "definitions", "demonstrations", "edits")),
-            "stillhouse.near_duplicates",
-            *_CHECKING,
-            *_CALLING,
-        ),
-        run=_instructions,
-    ),
-    Stage(
-        "responses",
-        needs=("instructions",),
-        keys=(*_TEACHER, "responses"),
-        code=("pipelines.responses", "pipelines.pairing", *_CHECKING, *_CALLING),
-        run=_responses,
-    ),
-    Stage(
-        "scores",
-        needs=("responses",),
-        keys=(
-            *(
-                f"curation.{key}"
-                for key in (
-                    *("encoder", "student", "student_revision", "proxy", "proxy_revision", "dtype", "series"),
-                    *("max_length", "similarity", "duplicates"),
-                )
-            ),
-        ),
-        code=(
-            *(
-                f"curation.{module}"
-                for module in ("scoring", "difficulty", "student", "kernels", "prefixes", "vectors")
-            ),
-            "stillhouse.near_duplicates",
-            "stillhouse.encoder",
-        ),
-        run=_scores,
-    ),
-    Stage(
-        "decisions",
-        needs=("scores",),
-        keys=("curation", "seed"),
-        code=(
-            *(f"curation.{module}" for module in ("decisions", "selection", "diversity", "quotas")),
-            "stillhouse.draws",
-        ),
-        run=_decisions,
-    ),
-    Stage(
-        "dataset",
-        needs=("decisions",),
-        keys=("name", "publish"),
-        code=("hub_cards", "stillhouse.coverage", "stillhouse.draws"),
-        run=_dataset,
-    ),
-)
+MODELS = {"teacher.model", "perspectives", "curation.encoder", "curation.student", "curation.proxy"}
 
 
 def fingerprints(recipe: Recipe, folder: RunFolder | None = None) -> dict[str, dict[str, str]]:
@@ -397,7 +192,7 @@ def fingerprints(recipe: Recipe, folder: RunFolder | None = None) -> dict[str, d
     for source in data["texts"]["sources"]:
         source["path"] = source["path"] and Path(source["path"]).name  # the content counts, not where it lies
     found: dict[str, dict[str, str]] = {}
-    for stage in STAGES:
+    for stage in stages_of(recipe):
         before = [found[name]["fingerprint"] for name in stage.needs]
         parts = {
             "recipe": _digest({key: _value_at(data, key) for key in stage.keys}),
@@ -410,7 +205,7 @@ def fingerprints(recipe: Recipe, folder: RunFolder | None = None) -> dict[str, d
 
 def _inputs(stage: Stage, recipe: Recipe, data: dict[str, Any]) -> list[str | None]:
     """Return digests of the files that a stage reads besides tables: text sources, local models."""
-    if stage.name == "texts":
+    if "texts" in stage.keys:
         return [_file_digest(file) for source in recipe.texts.sources for file in source_files(source)]
     models = {"teacher.model", "perspectives", "curation.encoder", "curation.student", "curation.proxy"} & set(
         stage.keys

@@ -136,6 +136,45 @@ def score(
 
 
 @app.command(
+    epilog="Examples: stillhouse curate pairs.jsonl --rate 0.1 | stillhouse curate OWNER/DATASET --student MODEL "
+    "--rate 0.5 --strategy facility --out runs/mine"
+)
+def curate(
+    data: Data,
+    rate: Annotated[float, typer.Option(help="Share of the unique valid rows that is kept.")] = 0.1,
+    strategy: Annotated[str, typer.Option(help="soft, hard, random, k-center or facility.")] = "soft",
+    scope: Annotated[str, typer.Option(help="full, or task: inside each value of the column instruction_id.")] = "full",
+    similarity: Annotated[float, typer.Option(help="Rows at least this similar are near-duplicates.")] = 0.9,
+    student: Annotated[
+        str | None, typer.Option(help="Model that scores difficulty; the offline one unless given.")
+    ] = None,
+    proxy: Proxy = None,
+    series: Series = None,
+    max_length: MaxLength = 1024,
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+    prompt: PromptColumn = "prompt",
+    completion: CompletionColumn = "completion",
+    split: Split = "train",
+    revision: Revision = None,
+    limit: Limit = None,
+    seed: Annotated[int, typer.Option(help="Seed of the selection.")] = 42,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME unless given.", show_default=False)] = None,
+    update: Annotated[bool, typer.Option("--update", help="Rebuild what other options or data change.")] = False,
+) -> None:
+    """Curate prompt/completion (or messages) data that exists: near-duplicates, difficulty, selection, the ledger."""
+    from stillhouse.job import curate_data
+    from stillhouse.scored import import_recipe, source_of
+
+    curation = {"rate": rate, "strategy": strategy, "scope": scope, "similarity": similarity, "proxy": proxy}
+    curation |= {"series": series, "max_length": max_length, "dtype": dtype} | ({"student": student} if student else {})
+    source = source_of(data, split, revision, limit)
+    recipe = import_recipe(source, {"prompt": prompt, "completion": completion}, curation, seed, device)
+    with interruptible():
+        curate_data(recipe, out, update)
+
+
+@app.command(
     epilog="Examples: stillhouse select runs/demo --rate 0.5 | stillhouse select runs/demo --strategy facility "
     "--name spread --controls random,top,diverse --dataset"
 )

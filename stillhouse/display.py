@@ -67,32 +67,20 @@ class Display:
         """Stop the live display."""
         self._bars.stop()
 
-    def header(self, recipe: Recipe, recipe_path: Path, run: Path) -> None:
+    def header(self, recipe: Recipe, origin: str, run: Path) -> None:
         """Show what will be done, where, and with which models."""
-        encoder = recipe.perspectives.encoder
-        where = ", ".join(recipe.teacher.base_urls) or "in this process"
-        caps = [
-            f"{cap:,g} {recipe.teacher.price.currency if name == 'max_cost' and recipe.teacher.price else name[4:]}"
-            for name in ("max_calls", "max_tokens", "max_cost")
-            if (cap := getattr(recipe.runtime, name)) is not None
-        ]
+        encoder = recipe.curation.encoder if recipe.imported else recipe.perspectives.encoder
         grid = Table.grid(padding=(0, 2))
         for name, value in (
-            ("recipe", f"{recipe_path} (seed {recipe.seed})"),
+            ("data" if recipe.imported else "recipe", f"{origin} (seed {recipe.seed})"),
             ("run folder", str(run)),
-            ("teacher", f"{recipe.teacher.model}, {where}"),
-            ("student", recipe.curation.student),
+            *([] if recipe.imported else _teacher_rows(recipe)),
+            ("student", " by proxy ".join(filter(None, (recipe.curation.student, recipe.curation.proxy)))),
             ("encoder", encoder if isinstance(encoder, str) else ", ".join(encoder)),
-            (
-                "in flight",
-                f"up to {recipe.teacher.in_flight(recipe.runtime)} requests, each retried up to "
-                f"{recipe.runtime.retries} times",
-            ),
-            ("stops", f"where {BREAKER}, or {recipe.runtime.max_failed_share:.0%} of a stage"),
-            *([("caps", ", ".join(caps))] if caps else []),
         ):
             grid.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
-        self.console.print(Panel(grid, title=f"stillhouse run: {recipe.name}", title_align="left"))
+        title = f"stillhouse {'curate' if recipe.imported else 'run'}: {recipe.name}"
+        self.console.print(Panel(grid, title=title, title_align="left"))
 
     def start(self, stage: str, total: int) -> None:
         """Begin a count of `total` rows."""
@@ -230,6 +218,22 @@ class Display:
         if self._task is not None:
             self._bars.remove_task(self._task)
             self._task = None
+
+
+def _teacher_rows(recipe: Recipe) -> list[tuple[str, str]]:
+    where = ", ".join(recipe.teacher.base_urls) or "in this process"
+    most = recipe.teacher.in_flight(recipe.runtime)
+    caps = [
+        f"{cap:,g} {recipe.teacher.price.currency if name == 'max_cost' and recipe.teacher.price else name[4:]}"
+        for name in ("max_calls", "max_tokens", "max_cost")
+        if (cap := getattr(recipe.runtime, name)) is not None
+    ]
+    return [
+        ("teacher", f"{recipe.teacher.model}, {where}"),
+        ("in flight", f"up to {most} requests, each retried up to {recipe.runtime.retries} times"),
+        ("stops", f"where {BREAKER}, or {recipe.runtime.max_failed_share:.0%} of a stage"),
+        *([("caps", ", ".join(caps))] if caps else []),
+    ]
 
 
 def _funnel_table(funnel: dict[str, int]) -> Table:

@@ -11,34 +11,31 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from stillhouse.build import STAGES, Build
+from stillhouse.build import Build
 from stillhouse.coverage import coverage, unmet_quotas
 from stillhouse.cuts import Cut, difference, diversity_of, last_cut, make_cuts
 from stillhouse.display import Display
 from stillhouse.errors import InputError
 from stillhouse.inspection import CARDS_SHOWN, choose, counts_by, show_cards, show_counts
 from stillhouse.planning import make_plan, over_cap, totals
-from stillhouse.recipe import Curation, TextSource, load_recipe
+from stillhouse.recipe import Curation, Recipe, TextSource, load_recipe
 from stillhouse.schemas import FAILURES, TABLES
 from stillhouse.scored import PairColumns, score_file, summary_of
-from stillhouse.store import RunFolder, write_atomically
+from stillhouse.stages import STAGES, stages_of
+from stillhouse.store import RunFolder, write_atomically, write_parquet
 
 SAMPLES_SHOWN = 3
 
 
 def run_job(recipe_path: Path, out: Path | None = None, until: str | None = None, update: bool = False) -> RunFolder:
     """Run a recipe with progress and a closing summary; return the run folder."""
-    names = [stage.name for stage in STAGES]
+    recipe = load_recipe(recipe_path)
+    names = [stage.name for stage in stages_of(recipe)]
     if until is not None and until not in names:
         raise InputError(f"--until {until}: no such stage; stages are {', '.join(names)}")
-    recipe = load_recipe(recipe_path)
     folder = RunFolder(out or Path("runs") / recipe.name)
-    quiet_libraries()
     display = Display(Console())
-    display.header(recipe, recipe_path, folder.path)
-    with display:
-        manifest = Build(recipe, folder, display).run(until, update)
-    display.summary(funnel_of(folder), manifest, samples_of(folder))
+    manifest = _build(recipe, str(recipe_path), folder, display, until, update)
     if "dataset" in manifest["stages"]:
         display.next_command(
             f"stillhouse status {folder.path}",
@@ -46,6 +43,43 @@ def run_job(recipe_path: Path, out: Path | None = None, until: str | None = None
         )
     else:
         display.next_command(f"stillhouse run {recipe_path}" + (f" --out {out}" if out else ""))
+    return folder
+
+
+def _build(
+    recipe: Recipe, origin: str, folder: RunFolder, display: Display, until: str | None = None, update: bool = False
+) -> dict[str, Any]:
+    """Run a recipe with progress and a closing summary; return the manifest."""
+    quiet_libraries()
+    display.header(recipe, origin, folder.path)
+    with display:
+        manifest = Build(recipe, folder, display).run(until, update)
+    display.summary(funnel_of(folder), manifest, samples_of(folder))
+    return manifest
+
+
+def curate_data(recipe: Recipe, out: Path | None = None, update: bool = False) -> RunFolder:
+    """Curate prompts and completions that somebody else made (`recipe.imported`); return the run folder.
+
+    Besides what a run makes, `kept.parquet` has the rows that are kept, with all columns they came with.
+    """
+    from stillhouse.imported import kept_rows
+
+    folder = RunFolder(out or Path("runs") / recipe.name)
+    display = Display(Console())
+    _build(
+        recipe,
+        ", ".join(source.dataset or str(source.path) for source in recipe.texts.sources),
+        folder,
+        display,
+        update=update,
+    )
+    kept = kept_rows(recipe.texts.sources, recipe.imported, folder.read_table("decisions"), folder.read_table("scores"))
+    write_parquet(folder.path / "kept.parquet", kept)
+    display.console.print(f"{len(kept):,} rows kept, with all their columns: {folder.path / 'kept.parquet'}")
+    display.next_command(
+        f"stillhouse inspect {folder.path} decisions --by reason", f"stillhouse select {folder.path} --rate 0.5"
+    )
     return folder
 
 
@@ -72,7 +106,8 @@ def show_status(path: Path, as_json: bool = False) -> dict[str, Any]:
     """Print the stages and the funnel of a run; return them."""
     folder = opened(path)
     manifest, funnel = folder.manifest(), funnel_of(folder)
-    missing = [stage.name for stage in STAGES if stage.name not in manifest["stages"]]
+    stages = stages_of(load_recipe(folder.recipe_path))
+    missing = [stage.name for stage in stages if stage.name not in manifest["stages"]]
     report = {"name": manifest.get("name"), "funnel": funnel, "stages": manifest["stages"], "missing": missing}
     found, unmet = coverage_of(folder)
     if found is not None:

@@ -350,12 +350,24 @@ class Publish(Section):
     test_share: float = Field(0.1, ge=0, lt=1, description="Share of texts whose samples form the test split.")
 
 
+class Imported(Section):
+    """Somebody else's prompts and completions instead of a teacher's: `texts.sources` are where they are read from.
+
+    Rows with `messages` need no such columns. Columns text, instruction_id, task_type, perspective and domain are
+    used where they are there.
+    """
+
+    prompt: str = Field("prompt", description="Column of the prompts.")
+    completion: str = Field("completion", description="Column of the completions.")
+
+
 class Recipe(Section):
     """A whole run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
     seed: int = Field(42, ge=0, lt=2**32)
     texts: Texts
+    imported: Imported | None = Field(None, description="Curate prompts and completions that exist already.")
     domain: Domain = Domain.model_validate({})
     teacher: Teacher = Teacher.model_validate({})
     attributes: Attributes = Attributes.model_validate({})

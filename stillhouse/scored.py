@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from stillhouse import __version__
 from stillhouse.checkpoint import Checkpoint
 from stillhouse.errors import InputError
 from stillhouse.files import READABLE
+from stillhouse.imported import UNKNOWN
 from stillhouse.models import check_causal_lm, content_digest, load_causal_lm
 from stillhouse.pairs import read_pairs
 from stillhouse.progress import Progress
-from stillhouse.recipe import Curation, TextSource, is_path
+from stillhouse.recipe import Curation, Imported, Recipe, Runtime, Teacher, Texts, TextSource, from_options, is_path
 from stillhouse.schemas import SCORES
 from stillhouse.series import SERIES
 from stillhouse.store import write_atomically, write_parquet
@@ -79,8 +81,25 @@ def score_file(
 def source_of(data: str, split: str, revision: str | None, limit: int | None) -> TextSource:
     """Return where to read from: a file or folder if there is one or it looks like one, else a dataset of the Hub."""
     if Path(data).exists() or Path(data).suffix.lower() in READABLE or is_path(data):
-        return TextSource(path=data, limit=limit)
-    return TextSource(dataset=data, split=split, revision=revision, limit=limit)
+        return from_options(TextSource, {"path": data, "limit": limit})
+    return from_options(TextSource, {"dataset": data, "split": split, "revision": revision, "limit": limit})
+
+
+def import_recipe(
+    source: TextSource, imported: dict[str, str], curation: dict[str, Any], seed: int, device: str
+) -> Recipe:
+    """Return the recipe that curates a source, named after it. Raises InputError naming the option that is wrong."""
+    stem = Path(source.path).stem if source.path else str(source.dataset).rpartition("/")[2]
+    path = source.path and str(Path(source.path).resolve())
+    return Recipe(
+        name=re.sub(r"[^A-Za-z0-9._-]|^[._-]", "-", stem).lstrip("-")[:80] or "imported",
+        seed=seed,
+        texts=Texts(sources=[source.model_copy(update={"path": path})]),
+        imported=from_options(Imported, imported),
+        teacher=from_options(Teacher, {"model": UNKNOWN}),
+        curation=from_options(Curation, curation),
+        runtime=from_options(Runtime, {"device": device}),
+    )
 
 
 def summary_of(table: pl.DataFrame) -> dict[str, Any]:

@@ -71,9 +71,9 @@ class RunFolder:
         return self.path / "vectors.npz"
 
     @property
-    def checkpoint_path(self) -> Path:
-        """Scores so far, while the stage `scores` works."""
-        return self.path / "scores.partial.jsonl"
+    def difficulty_path(self) -> Path:
+        """Difficulties as they were computed, for another run of the stage `scores`."""
+        return self.path / "difficulty.jsonl"
 
     @property
     def journal_path(self) -> Path:

@@ -1,0 +1,125 @@
+"""Somebody else's prompts and completions as the tables of a run, so that they are curated as a teacher's are."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+import polars as pl
+
+from stillhouse.pairs import Pairs, Prompt, read_pairs
+from stillhouse.recipe import Imported, TextSource
+from stillhouse.schemas import ATTRIBUTES, INSTRUCTIONS, PERSPECTIVES, RESPONSES, TEXTS, table_of
+from stillhouse.texts import text_id
+
+UNKNOWN = "unknown"
+SCORED = ("sample_id", "difficulty", "perplexity", "ifd", "output_tokens")
+Tables = dict[str, pl.DataFrame]
+
+
+def import_pairs(sources: Sequence[TextSource], settings: Imported) -> tuple[Tables, dict[str, int]]:
+    """Return the tables up to `responses`, and the counts `valid` and `invalid`.
+
+    A row's id is that of its prompt and completion, with the number of its repetition. The texts are the rows' own,
+    where they have a column `text`, else their prompts. Raises InputError as `read_pairs` does.
+    """
+    rows: list[dict[str, object]] = []
+    texts: dict[str, dict[str, object]] = {}
+    tasks: dict[str, dict[str, str | None]] = {}
+    seen: Counter[str] = Counter()
+    for source in sources:
+        pairs = read_pairs(source, settings.prompt, settings.completion)
+        for given, prompt, completion in zip(_given(pairs), pairs.prompts, pairs.completions, strict=True):
+            shown = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+            key = hashlib.sha256(json.dumps([shown, completion]).encode()).hexdigest()[:16]
+            seen[key] += 1
+            text = given.get("text") or shown
+            texts.setdefault(text_id(text), _text(text, given, source))
+            task = given.get("instruction_id") or "|".join(
+                (given.get("perspective") or "all", given.get("task_type") or UNKNOWN)
+            )
+            tasks.setdefault(task, given)
+            reason = _fault(prompt, completion)
+            rows.append(
+                {
+                    "sample_id": key if seen[key] == 1 else f"{key}-{seen[key]}",
+                    "text_id": text_id(text),
+                    "instruction_id": task,
+                    "prompt": shown,
+                    "output": completion,
+                    "status": "invalid" if reason else "valid",
+                    "reason": reason,
+                    "attempts": 1,
+                }
+            )
+    invalid = sum(row["status"] == "invalid" for row in rows)
+    return _tables(rows, texts, tasks), {"valid": len(rows) - invalid, "invalid": invalid}
+
+
+def kept_rows(
+    sources: Sequence[TextSource], settings: Imported | None, decisions: pl.DataFrame, scores: pl.DataFrame
+) -> pl.DataFrame:
+    """Return the kept rows as they were given, and those scores whose names are not taken by columns of theirs."""
+    given = settings or Imported.model_validate({})
+    rows = pl.concat(
+        [read_pairs(source, given.prompt, given.completion).rows for source in sources], how="diagonal_relaxed"
+    )
+    figures = decisions.select("sample_id", "kept").join(scores, on="sample_id", how="left", maintain_order="left")
+    fresh = figures.select(name for name in SCORED if name not in rows.columns)
+    return rows.hstack(fresh).filter(figures["kept"])
+
+
+def _given(pairs: Pairs) -> list[dict[str, str | None]]:
+    """Return what the rows say of themselves."""
+    known = [
+        name for name in ("text", "instruction_id", "task_type", "perspective", "domain") if name in pairs.rows.columns
+    ]
+    if not known:
+        return [{}] * len(pairs.rows)
+    return pairs.rows.select(pl.col(known).cast(pl.String, strict=False)).to_dicts()
+
+
+def _fault(prompt: Prompt, completion: str) -> str | None:
+    if not isinstance(prompt, str):
+        return f"a conversation of {len(prompt)} turns; only one question and its answer are curated"
+    if not completion.strip():
+        return "empty completion"
+    return None if prompt.strip() else "empty prompt"
+
+
+def _text(text: str, given: dict[str, str | None], source: TextSource) -> dict[str, object]:
+    return {
+        "text_id": text_id(text),
+        "text": text,
+        "domain": given.get("domain") or source.domain,
+        "source": source.dataset or source.path,
+        "licence": source.licence,
+        "language": source.language,
+    }
+
+
+def _tables(
+    rows: list[dict[str, object]], texts: dict[str, dict[str, object]], tasks: dict[str, dict[str, str | None]]
+) -> Tables:
+    instructions = [
+        {
+            "instruction_id": task,
+            "perspective_id": given.get("perspective") or "all",
+            "kind": "task",
+            "task_type": given.get("task_type") or UNKNOWN,
+            "name": task,
+            "instruction": "",
+            "kept": True,
+            "lineage": {"attributes": [], "calls": [], "edited": False},
+        }
+        for task, given in tasks.items()
+    ]
+    heads = sorted({str(row["perspective_id"]) for row in instructions})
+    perspectives = [{"perspective_id": head, "head": head, "members": [], "mentions": 0} for head in heads]
+    return {
+        "texts": table_of(list(texts.values()), TEXTS, "texts"),
+        "attributes": table_of([], ATTRIBUTES, "attributes"),
+        "perspectives": table_of(perspectives, PERSPECTIVES, "perspectives"),
+        "instructions": table_of(instructions, INSTRUCTIONS, "instructions"),
+        "responses": table_of(rows, RESPONSES, "responses"),
+    }

@@ -1,0 +1,257 @@
+"""The stages in their order: what each reads, which recipe keys and code change its rows, and how it is run.
+
+A recipe's texts go through STAGES; somebody else's prompts and completions (`imported` in the recipe) are taken in as
+responses and go through IMPORT_STAGES.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from stillhouse.checkpoint import Checkpoint
+from stillhouse.encoder import load_encoder
+from stillhouse.errors import RunError
+from stillhouse.models import load_causal_lm
+from stillhouse.progress import Counts
+from stillhouse.recipe import Imported, Recipe
+from stillhouse.schemas import TABLES
+from stillhouse.series import SERIES
+from stillhouse.texts import read_texts
+
+if TYPE_CHECKING:
+    from curation.vectors import SampleVectors
+    from stillhouse.build import Build
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step: its table, the tables it needs, the recipe sections and the code that change its rows."""
+
+    name: str
+    needs: tuple[str, ...]
+    keys: tuple[str, ...]
+    code: tuple[str, ...]
+    run: Callable[["Build"], Counts]
+
+
+def _texts(build: "Build") -> Counts:
+    table, counts = read_texts(build.recipe.texts.sources)
+    build.folder.write_table("texts", table)
+    return counts
+
+
+def _attributes(build: "Build") -> Counts:
+    from pipelines.attributes import enumerate_attributes
+
+    recipe, texts = build.recipe, build.table("texts")
+    table, counts = enumerate_attributes(texts, recipe.domain, recipe.attributes, build.asker, build.engine)
+    build.folder.write_table("attributes", table)
+    return counts
+
+
+def _perspectives(build: "Build") -> Counts:
+    from pipelines.perspectives import find_perspectives
+
+    recipe = build.recipe
+    encoder = load_encoder(recipe.perspectives.encoder, recipe.runtime.device)
+    texts, min_share = len(build.table("texts")), recipe.attributes.min_share
+    earlier = build.folder.table_path("perspectives")
+    known = ["perspective_id", "members", "mentions"]
+    before = pl.read_parquet(earlier, columns=known, glob=False) if earlier.exists() else None
+    table, counts = find_perspectives(
+        build.table("attributes"), texts, min_share, recipe.perspectives, encoder, recipe.seed, before
+    )
+    build.folder.write_table("perspectives", table)
+    return counts
+
+
+def _instructions(build: "Build") -> Counts:
+    from pipelines.instructions import write_instructions
+
+    recipe, folder = build.recipe, build.folder
+    perspectives, texts = build.table("perspectives"), build.table("texts")
+    encoder = load_encoder(recipe.perspectives.encoder, recipe.runtime.device)
+    table, counts = write_instructions(perspectives, texts, recipe.instructions, build.asker, build.engine, encoder)
+    if folder.edits_path.exists():
+        from pipelines.edits import apply_entries, read_kept_edits
+
+        earlier = folder.read_table("instructions") if folder.table_path("instructions").exists() else None
+        entries, seen = read_kept_edits(folder.edits_path)
+        table = apply_entries(entries, table, perspectives, seen, earlier)
+        counts = {**counts, "kept by a person": table.filter("kept").height}
+    folder.write_table("instructions", table)
+    if not table["kept"].any():
+        raise RunError(f"instructions: none is usable ({dict(counts)}); use a stronger teacher")
+    return counts
+
+
+def _imported(build: "Build") -> Counts:
+    from stillhouse.imported import import_pairs
+
+    tables, counts = import_pairs(build.recipe.texts.sources, build.recipe.imported or Imported.model_validate({}))
+    for name, table in tables.items():
+        build.folder.write_table(name, table)
+    return counts
+
+
+def _responses(build: "Build") -> Counts:
+    from pipelines.responses import answer_samples
+
+    texts, instructions = build.table("texts"), build.table("instructions").filter("kept")
+    table, counts = answer_samples(texts, instructions, build.recipe.responses, build.asker, build.engine)
+    build.folder.write_table("responses", table)
+    return counts
+
+
+def _scores(build: "Build") -> Counts:
+    from curation.scoring import score_table, valid_samples
+    from curation.student import Student
+
+    settings, device = build.recipe.curation, build.recipe.runtime.device
+    valid = valid_samples(build.table("responses"), build.table("texts"), build.table("instructions"))
+    vectors = _vectors(build, valid)
+    build.progress.start("loading", total=1)  # the offline student is converted once, which takes a minute
+    template = SERIES[settings.series].template if settings.series else {}
+    student = Student(*load_causal_lm(*settings.scorer, device, settings.dtype), template)
+    checkpoint = Checkpoint(build.folder.difficulty_path, build.digest(_SCORER, _SCORING))
+    table, counts = score_table(valid, vectors, settings, student, checkpoint, build.progress)
+    build.folder.write_table("scores", table)
+    return counts
+
+
+def _vectors(build: "Build", valid: pl.DataFrame) -> "SampleVectors":
+    """Return the embeddings of the valid samples, from the run folder where they are there."""
+    from curation.vectors import embed_samples, load_vectors
+
+    parts = ("text", "output") if build.recipe.imported else ("instruction", "text", "output")
+    about = build.digest(("curation.encoder",), ("curation.vectors", "stillhouse.encoder"))
+    known = load_vectors(build.folder.vectors_path, about)
+    if known is not None and known.ids == valid["sample_id"].to_list():
+        return known
+    encoder = load_encoder(build.recipe.curation.encoder, build.recipe.runtime.device)
+    build.progress.start("embedding", total=sum(valid[part].n_unique() for part in parts))
+    vectors = embed_samples(valid, parts, encoder, build.progress.update)
+    vectors.save(build.folder.vectors_path, about)
+    return vectors
+
+
+def _decisions(build: "Build") -> Counts:
+    from curation.decisions import decide, samples_of
+    from curation.vectors import vectors_of
+
+    samples = samples_of({name: build.table(name) for name in ("texts", "instructions", "responses", "scores")})
+    table, counts = decide(samples, build.recipe.curation, build.recipe.seed, vectors_of(build.folder.vectors_path))
+    build.folder.write_table("decisions", table)
+    return counts
+
+
+def _dataset(build: "Build") -> Counts:
+    from hub_cards.dataset import write_dataset
+
+    tables = {name: build.table(name) for name in TABLES}
+    recipe = build.recipe.model_dump(mode="json")
+    return write_dataset(build.folder.dataset_path, tables, build.folder.manifest(), recipe)
+
+
+_TEACHER = (
+    *(f"teacher.{key}" for key in ("backend", "model", "revision", "series", "api", "system_prompt")),
+    *(f"teacher.{key}" for key in ("top_p", "top_k", "structured_output", "corrections")),
+    "seed",
+)
+_CALLING = (
+    *(f"pipelines.{module}" for module in ("asking", "prompting", "prompts", "calls")),
+    "stillhouse.schemas",
+    "stillhouse.series",
+)
+_CHECKING = ("stillhouse.tasks", "pipelines.validation")
+_SCORER = tuple(
+    f"curation.{key}"
+    for key in ("student", "student_revision", "proxy", "proxy_revision", "dtype", "series", "max_length")
+)
+_SCORING = (*(f"curation.{module}" for module in ("difficulty", "student", "kernels", "prefixes")), "stillhouse.series")
+_CURATION = (
+    Stage(
+        "scores",
+        needs=("responses",),
+        keys=(*_SCORER, "curation.encoder", "curation.similarity", "curation.duplicates"),
+        code=("curation.scoring", *_SCORING, "curation.vectors", "stillhouse.near_duplicates", "stillhouse.encoder"),
+        run=_scores,
+    ),
+    Stage(
+        "decisions",
+        needs=("scores",),
+        keys=("curation", "seed"),
+        code=(
+            *(f"curation.{module}" for module in ("decisions", "selection", "diversity", "quotas")),
+            "stillhouse.draws",
+        ),
+        run=_decisions,
+    ),
+    Stage(
+        "dataset",
+        needs=("decisions",),
+        keys=("name", "publish"),
+        code=("hub_cards", "stillhouse.coverage", "stillhouse.draws"),
+        run=_dataset,
+    ),
+)
+STAGES: Sequence[Stage] = (
+    Stage(
+        "texts",
+        needs=(),
+        keys=("texts",),
+        code=("stillhouse.texts", "stillhouse.schemas"),
+        run=_texts,
+    ),
+    Stage(
+        "attributes",
+        needs=("texts",),
+        keys=(*_TEACHER, "domain", "attributes.per_text", "attributes.temperature"),
+        code=("pipelines.attributes", "pipelines.names", *_CALLING),
+        run=_attributes,
+    ),
+    Stage(
+        "perspectives",
+        needs=("attributes",),
+        keys=("perspectives", "attributes.min_share", "seed"),
+        code=("pipelines.perspectives", "pipelines.clustering", "pipelines.affinity", "stillhouse.encoder"),
+        run=_perspectives,
+    ),
+    Stage(
+        "instructions",
+        needs=("perspectives",),
+        keys=(*_TEACHER, "instructions"),
+        code=(
+            *(f"pipelines.{module}" for module in ("instructions", "definitions", "demonstrations", "edits")),
+            "stillhouse.near_duplicates",
+            *_CHECKING,
+            *_CALLING,
+        ),
+        run=_instructions,
+    ),
+    Stage(
+        "responses",
+        needs=("instructions",),
+        keys=(*_TEACHER, "responses"),
+        code=("pipelines.responses", "pipelines.pairing", *_CHECKING, *_CALLING),
+        run=_responses,
+    ),
+    *_CURATION,
+)
+IMPORT_STAGES: Sequence[Stage] = (
+    Stage(
+        "responses",
+        needs=(),
+        keys=("texts", "imported"),
+        code=("stillhouse.imported", "stillhouse.pairs", "stillhouse.texts", "stillhouse.schemas"),
+        run=_imported,
+    ),
+    *_CURATION,
+)
+
+
+def stages_of(recipe: Recipe) -> Sequence[Stage]:
+    """Return the stages that a recipe goes through."""
+    return IMPORT_STAGES if recipe.imported else STAGES
