@@ -110,6 +110,14 @@ def test_k_center_across_blocks_and_pools() -> None:
     assert k_center(vectors, 60).tolist() == found[:60]
 
 
+def test_selections_read_rounded_rows() -> None:
+    vectors, values = clustered_vectors(500, 7), np.zeros(500)
+    noise = np.random.default_rng(7).uniform(-0.4, 0.4, vectors.shape).astype(np.float32) * diversity.STEP
+    assert k_center(vectors + noise, 100).tolist() == k_center(vectors, 100).tolist()
+    found = facility_location(vectors + noise, values, 100, 1.0)
+    assert found.tolist() == facility_location(vectors, values, 100, 1.0).tolist()
+
+
 def test_k_center_does_not_depend_on_the_order_of_rows() -> None:
     vectors = clustered_vectors(400, 2)
     order = np.random.default_rng(0).permutation(400)
