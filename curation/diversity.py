@@ -98,9 +98,9 @@ def facility_location(vectors: Vectors, values: Floats, budget: int, weight: flo
 
 
 def all_covers(vectors: Vectors) -> Covers:
-    """Return each row's similarity to all rows, 0 where negative; memory is O(n^2)."""
+    """Return each row's similarity to all rows; memory is O(n^2)."""
     everything = slice(None)
-    return [(everything, row) for row in np.maximum(vectors @ vectors.T, 0)]
+    return [(everything, row) for row in vectors @ vectors.T]
 
 
 def nearest_covers(vectors: Vectors, neighbours: int) -> Covers:
@@ -120,7 +120,7 @@ def nearest_covers(vectors: Vectors, neighbours: int) -> Covers:
         similarity[block] = np.take_along_axis(products, coverers[block], axis=1)
     order = np.argsort(coverers, axis=None, kind="stable")
     covered = (order // max(k, 1)).astype(np.int32)
-    similarity = np.maximum(similarity, 0).ravel()[order]
+    similarity = similarity.ravel()[order]
     ends = np.cumsum(np.bincount(coverers.ravel(), minlength=n)).tolist()
     return [(covered[start:end], similarity[start:end]) for start, end in pairwise([0, *ends])]
 
@@ -136,7 +136,7 @@ def lazy_greedy(covers: Covers, values: Floats, budget: int, weight: float) -> I
     budget = min(budget, n)
     best_sum = np.sort(values)[n - budget :].sum()
     worth = (1 - weight) * values / best_sum if best_sum > 0 else np.zeros(n)
-    cover = np.zeros(n, dtype=np.float32)
+    cover = np.zeros(n, dtype=np.float32)  # from 0 on: a negative similarity covers nothing
 
     def loss(row: int) -> float:
         covered, similarity = covers[row]

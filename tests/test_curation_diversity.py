@@ -110,6 +110,14 @@ def test_k_center_across_blocks_and_pools() -> None:
     assert k_center(vectors, 60).tolist() == found[:60]
 
 
+def test_selections_read_rounded_rows() -> None:
+    vectors, values = exact_vectors(500, 7), np.zeros(500)
+    noise = np.random.default_rng(7).uniform(-0.4, 0.4, vectors.shape).astype(np.float32) * diversity.STEP
+    assert k_center(vectors + noise, 100).tolist() == k_center(vectors, 100).tolist()
+    found = facility_location(vectors + noise, values, 100, 1.0)
+    assert found.tolist() == facility_location(vectors, values, 100, 1.0).tolist()
+
+
 def test_k_center_does_not_depend_on_the_order_of_rows() -> None:
     vectors = clustered_vectors(400, 2)
     order = np.random.default_rng(0).permutation(400)
@@ -167,6 +175,12 @@ def test_the_weight_goes_from_values_to_cover() -> None:
     assert facility_location(vectors, values, 3, 0.0).tolist() == [9, 8, 7]
     assert facility_location(vectors, values, 3, 1.0).tolist() == [0, 5, 8]
     assert facility_location(vectors, values, 5, 1.0).tolist() == [0, 5, 8, 9, 7]  # nothing is left to cover
+
+
+def test_a_row_that_adds_nothing_waits_for_higher_values() -> None:
+    ones, rows = np.ones(2, dtype=np.float32), np.arange(2, dtype=np.int32)
+    covers = [(rows[:1], ones[:1]), (rows, ones), (rows[:0], ones[:0])]
+    assert lazy_greedy(covers, np.array([0.0, 0.0, 1.0]), 2, 1.0).tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
