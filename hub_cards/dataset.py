@@ -70,7 +70,7 @@ def render_card(facts: dict[str, Any], configs: dict[str, dict[str, str]], rows:
         "pretty_name": facts["name"],
         "size_categories": [next((label for limit, label in SIZES if rows < limit), "n>1M")],
         "task_categories": ["text-generation", "text-classification"],
-        "annotations_creators": ["machine-generated"],
+        "annotations_creators": [] if facts["imported"] else ["machine-generated"],
         "tags": ["distillation", "synthetic", "stillhouse"],
         "configs": [
             {

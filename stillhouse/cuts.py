@@ -22,12 +22,13 @@ RUN = "the run"  # what the cut is called that the recipe made
 
 @dataclass(frozen=True)
 class Cut:
-    """A named choice: its ledger, the curation settings and the counts."""
+    """A named choice: its ledger, the curation settings and the counts; a control also says of which cut."""
 
     name: str
     decisions: pl.DataFrame
     settings: Curation
     counts: dict[str, int | float]
+    control_of: str | None = None
 
 
 def make_cuts(folder: RunFolder, changes: dict[str, Any], name: str | None, controls: Sequence[str]) -> list[Cut]:
@@ -56,7 +57,7 @@ def make_cuts(folder: RunFolder, changes: dict[str, Any], name: str | None, cont
     cuts = [Cut(name, table, settings, dict(counts))]
     for kind in controls:
         table, found = control(samples, settings, kind, int(counts["kept"]), recipe.seed, vectors)  # type: ignore[arg-type]
-        cuts.append(Cut(f"{name}-{kind}", table, settings, dict(found)))
+        cuts.append(Cut(f"{name}-{kind}", table, settings, dict(found), name))
     for cut in cuts:
         _write(folder, cut)
     return cuts
@@ -66,7 +67,7 @@ def _write(folder: RunFolder, cut: Cut) -> None:
     path = folder.cut_path(cut.name)
     if not NAME.match(cut.name):
         raise InputError(f"--name {cut.name}: letters, digits, dot, dash and underscore make a name, up to 80 of them")
-    about = {"curation": cut.settings.model_dump(mode="json"), "counts": cut.counts}
+    about = {"curation": cut.settings.model_dump(mode="json"), "counts": cut.counts, "control_of": cut.control_of}
     if (path / "cut.json").exists():
         known = json.loads((path / "cut.json").read_text(encoding="utf-8"))
         if known["curation"] != about["curation"]:
@@ -78,11 +79,12 @@ def _write(folder: RunFolder, cut: Cut) -> None:
 
 
 def last_cut(folder: RunFolder) -> tuple[str, pl.DataFrame] | None:
-    """Return name, and per sample whether it was kept, of the cut made last: the run's own where there is no other."""
-    made = {
-        json.loads(path.read_text(encoding="utf-8"))["made_at"]: path.parent
-        for path in folder.path.glob("cuts/*/cut.json")
-    }
+    """Return name, and per sample whether it was kept, of the cut made last: the run's own where there is no other.
+
+    A control is not a cut that one goes on from.
+    """
+    known = {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in folder.path.glob("cuts/*/cut.json")}
+    made = {about["made_at"]: path for path, about in known.items() if about["control_of"] is None}
     if made:
         path = made[max(made)]
         return path.name, pl.read_parquet(path / "decisions.parquet", columns=["sample_id", "kept"], glob=False)

@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from stillhouse.coverage import STEPS
-from stillhouse.cuts import Cut, Difference
 from stillhouse.inspection import plain
 from stillhouse.progress import BREAKER, Counts, Tally
 from stillhouse.recipe import Price, Recipe
@@ -184,28 +183,22 @@ class Display:
             self.warn(f"{count:,} not scored: {reason}")
         self.console.print(f"{report['scored']:,} of {report['rows']:,} rows scored, written to {report['out']}")
 
-    def cut(self, difference: Difference, cut: Cut, diversity: dict[str, float] | None) -> None:
-        """Show what a cut keeps, against the one before it, by difficulty."""
-        before = difference.before or "nothing"
-        table = Table(title=f"Cut {cut.name}: kept by difficulty", title_justify="left", title_style="bold", box=None)
+    def cuts(self, reports: list[dict[str, Any]]) -> None:
+        """Show what a cut and its controls keep, by difficulty, and what changed against the cut before."""
+        cut, before = reports[0], reports[0]["before"] or "nothing"
+        table = Table(
+            title=f"Cut {cut['name']}: kept by difficulty", title_justify="left", title_style="bold", box=None
+        )
         table.pad_edge = False
-        for name in ("difficulty", "scored", before, cut.name):
-            table.add_column(name, justify="right", header_style="dim")
-        table.add_column("")
-        most = max(*difference.kept, 1)
-        bins = zip(difference.scored, difference.kept_before, difference.kept, strict=True)
-        for number, (scored, old, new) in enumerate(bins):
-            bar = Text("█" * round(24 * new / most), style="cyan")
-            table.add_row(f"{number / 10:.1f}–{number / 10 + 0.1:.1f}", f"{scored:,}", f"{old:,}", f"{new:,}", bar)
-        self.console.print(table, "")
-        told = ", ".join(f"{name} {count:,}" for name, count in cut.counts.items())
-        self.console.print(f"{told}\nAgainst {before}: {difference.came_in:,} in, {difference.went_out:,} out")
-        if diversity:
-            self.console.print(
-                f"Diversity, on {diversity['rows']:,} rows: Vendi score {diversity['vendi_before']:.1f} before, "
-                f"{diversity['vendi_after']:.1f} after; mean distance {diversity['distance_before']:.3f} and "
-                f"{diversity['distance_after']:.3f}"
-            )
+        for name in ("difficulty", "scored", before, *(report["name"] for report in reports), ""):
+            table.add_column(name, justify="right" if name else "left", header_style="dim")
+        columns = zip(cut["scored"], cut["kept_before"], *(report["kept"] for report in reports), strict=True)
+        most = max(*cut["kept"], 1)
+        for number, counts in enumerate(columns):
+            bar = Text("█" * round(20 * counts[2] / most), style="cyan")
+            table.add_row(f"{number / 10:.1f}–{number / 10 + 0.1:.1f}", *(f"{count:,}" for count in counts), bar)
+        told = ", ".join(f"{name} {count:,}" for name, count in cut["counts"].items())
+        self.console.print(table, "", _compared_cuts(reports), "", f"Of {cut['name']}: {told}")
 
     def next_command(self, *commands: str) -> None:
         """Say what to type next."""
@@ -234,6 +227,23 @@ def _teacher_rows(recipe: Recipe) -> list[tuple[str, str]]:
         ("stops", f"where {BREAKER}, or {recipe.runtime.max_failed_share:.0%} of a stage"),
         *([("caps", ", ".join(caps))] if caps else []),
     ]
+
+
+def _compared_cuts(reports: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("cut", "kept", "against", "in", "out", "Vendi score", "mean distance"):
+        table.add_column(name, justify="left" if name in ("cut", "against") else "right", header_style="dim")
+    for report in reports:
+        spread = report["diversity"]
+        figures = ("–", "–")
+        if spread:
+            vendi, distance = (
+                f"{spread[f'{name}_before']:.3g} → {spread[f'{name}_after']:.3g}" for name in ("vendi", "distance")
+            )
+            figures = (vendi, distance)
+        moved = (f"{report['came_in']:,}", f"{report['went_out']:,}")
+        table.add_row(report["name"], f"{report['counts']['kept']:,}", report["before"] or "–", *moved, *figures)
+    return table
 
 
 def _funnel_table(funnel: dict[str, int]) -> Table:

@@ -128,13 +128,20 @@ def funnel_of(folder: RunFolder) -> dict[str, int]:
     """Count the rows of each step from the tables on disk."""
     from hub_cards.facts import funnel
 
-    done = folder.manifest()["stages"]
-    return funnel({name: folder.read_table(name) for name in TABLES if name in done})
+    return funnel({name: folder.read_table(name) for name in _tables_made(folder)})
+
+
+def _tables_made(folder: RunFolder) -> list[str]:
+    """Return the tables of the stages that are done; imported pairs fill all tables up to `responses` at once."""
+    done, names = folder.manifest()["stages"], list(TABLES)
+    imported = "responses" in done and load_recipe(folder.recipe_path).imported is not None
+    first = names[: names.index("responses")] if imported else []
+    return [name for name in names if name in done or name in first]
 
 
 def coverage_of(folder: RunFolder) -> tuple[pl.DataFrame | None, list[dict[str, Any]]]:
     """Return the coverage matrix (None before `responses`) and the quotas that were not met."""
-    done = folder.manifest()["stages"]
+    done = _tables_made(folder)
     if "responses" not in done:
         return None, []
     names = ("texts", "perspectives", "instructions", "responses", "decisions")
@@ -252,17 +259,22 @@ def select_cuts(
         cuts = make_cuts(folder, changes, name, controls)
         for cut in cuts if write else []:
             write_cut_dataset(folder, cut)
-    display, reports = Display(Console(stderr=as_json)), []
+    reports = []
     for cut in cuts:
-        found, diversity = difference(cut, before), diversity_of(folder, cut)
-        reports.append({"name": cut.name, "counts": cut.counts, **asdict(found), "diversity": diversity})
-        if not as_json:
-            display.cut(found, cut, diversity)
-        before = before if cut is not cuts[0] else (cut.name, cut.decisions.select("sample_id", "kept"))
+        figures = {**asdict(difference(cut, before)), "diversity": diversity_of(folder, cut)}
+        reports.append({"name": cut.name, "counts": cut.counts, **figures})
+        before = cuts[0].name, cuts[0].decisions.select("sample_id", "kept")
     if as_json:
         sys.stdout.write(json.dumps(reports, indent=2) + "\n")
-    else:
-        display.next_command(*(f"ls {folder.cut_path(cut.name)}" for cut in cuts))
+        return reports
+    display = Display(Console())
+    display.cuts(reports)
+    student = load_recipe(folder.recipe_path).curation.student
+    display.next_command(
+        f"stillhouse train {folder.cut_path(cuts[0].name)}/dataset --student {student} --out students/{cuts[0].name}"
+        if write
+        else "The same with --dataset, which writes folders to train on"
+    )
     return reports
 
 

@@ -330,7 +330,13 @@ class Curation(Section):
         description="`soft`: by probability, the harder the likelier. `hard`: the top. `random`: the baseline. "
         "`k-center`: diversity only. `facility`: difficulty and diversity under one budget.",
     )
-    diversity: float = Field(0.5, ge=0, le=1, description="Weight of diversity, against difficulty, in `facility`.")
+    diversity: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="Weight of diversity, against difficulty, in `facility`. Cover varies less than difficulty: half "
+        "and half is hardly more than `hard`.",
+    )
     scope: Literal["full", "task"] = Field("full", description="Rank over all samples, or inside each task.")
     peak: Share = Field(1.0, description="Where the probability peaks; below 1 it spares the very hardest.")
     quotas: list[Quota] = Field(

@@ -18,7 +18,7 @@ def _generate(teacher: dict[str, Any], journal: Path, texts: list[str], out: Pat
     """Run a pipeline in a process of its own: distilabel changes signal handlers and logging."""
     from distilabel.pipeline import Pipeline
 
-    from pipelines.distilabel_llm import StillhouseLLM
+    from stillhouse.in_distilabel import StillhouseLLM
     from tests.distilabel_task import Label
 
     llm = StillhouseLLM(

@@ -1,23 +1,34 @@
-"""A stillhouse teacher as an LLM of distilabel: the only file that knows distilabel.
+"""stillhouse inside distilabel's pipelines, a teacher and two steps: the only file that knows distilabel.
 
 stillhouse's own stages ask the engine directly: a distilabel pipeline takes 3 s to start and waits for each batch.
 """
 
 import os
 import signal
+from dataclasses import asdict, fields
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from distilabel.models.llms import LLM
 from distilabel.models.llms.utils import prepare_output
+from distilabel.steps import GlobalStep, Step, StepInput
+from distilabel.typing import StepOutput
 from pydantic import Field, PrivateAttr, validate_call
 
+from curation.difficulty import Score, score_samples
+from curation.student import Student
+from curation.vectors import embed_samples
 from pipelines.calls import Answer, Call
 from pipelines.engine import Engine
+from stillhouse.checkpoint import Checkpoint
+from stillhouse.encoder import load_encoder
 from stillhouse.errors import StillhouseError
+from stillhouse.models import load_causal_lm
+from stillhouse.near_duplicates import find_near_duplicates
 from stillhouse.progress import Unseen
-from stillhouse.recipe import Runtime, Teacher
+from stillhouse.recipe import OFFLINE_ENCODER, Runtime, Teacher
 
 
 class StillhouseLLM(LLM):  # type: ignore[misc]
@@ -111,3 +122,81 @@ def _call(teacher: Teacher, given: Any, temperature: float, max_tokens: int, see
         prompt = [{"role": "user", "content": prompt}]
     schema = structure.get("schema") if teacher.structured_output else None
     return Call(teacher.model, teacher.revision, api, prompt, schema, temperature, max_tokens, seed, teacher.options())
+
+
+class ScoreDifficulty(Step):  # type: ignore[misc]
+    """Adds a student's difficulty, perplexity and IFD of a completion after its prompt, and why there are none."""
+
+    student: str
+    student_revision: str | None = None
+    prompt: str = "instruction"
+    completion: str = "generation"
+    max_length: int = 1024
+    device: str = "auto"
+    input_batch_size: int = 512
+    _student: Any = PrivateAttr(default=None)
+
+    @property
+    def inputs(self) -> list[str]:
+        """Columns that are read."""
+        return [self.prompt, self.completion]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Columns that are added."""
+        return [column.name for column in fields(Score)]
+
+    def load(self) -> None:
+        """Load the student."""
+        super().load()
+        self._student = Student(*load_causal_lm(self.student, self.student_revision, self.device))
+
+    def process(self, inputs: StepInput) -> StepOutput:
+        """Score a batch."""
+        pairs = [(row[self.prompt] or "", row[self.completion] or "") for row in inputs]
+        scores = score_samples(pairs, self._student, self.max_length, Checkpoint())
+        yield [{**row, **asdict(score)} for row, score in zip(inputs, scores, strict=True)]
+
+
+class FindNearDuplicates(GlobalStep):  # type: ignore[misc]
+    """Adds whether a row is `kept`, and of one that is not the row number and cosine similarity of its original.
+
+    Rows are compared by the mean of the cosines of their `columns`; exact, and the first of several alike is kept.
+    """
+
+    columns: list[str]
+    similarity: float = 0.9
+    encoder: str = OFFLINE_ENCODER
+    device: str = "auto"
+    _encoder: Any = PrivateAttr(default=None)
+
+    @property
+    def inputs(self) -> list[str]:
+        """Columns that are read."""
+        return self.columns
+
+    @property
+    def outputs(self) -> list[str]:
+        """Columns that are added."""
+        return ["kept", "nearest", "nearest_similarity"]
+
+    def load(self) -> None:
+        """Load the encoder."""
+        super().load()
+        self._encoder = load_encoder(self.encoder, self.device)
+
+    def process(self, inputs: StepInput) -> StepOutput:
+        """Compare all rows."""
+        ids = [str(number) for number in range(len(inputs))]
+        table = pl.DataFrame({"sample_id": ids, **{name: [row[name] or "" for row in inputs] for name in self.columns}})
+        near = find_near_duplicates(embed_samples(table, self.columns, self._encoder).dense(ids), self.similarity)
+        found = zip(inputs, near.kept.tolist(), near.nearest.tolist(), near.similarity.tolist(), strict=True)
+        yield [
+            {
+                **row,
+                "kept": kept,
+                "nearest": None if kept else nearest,
+                "nearest_similarity": None if kept else similarity,
+            }
+            for row, kept, nearest, similarity in found
+        ]
