@@ -179,7 +179,7 @@ class Build:
 
 
 def _texts(build: Build) -> Counts:
-    table, counts = read_texts(build.recipe.texts.sources)
+    table, counts = read_texts(build.recipe.texts.sources, build.recipe.texts.similarity)
     build.folder.write_table("texts", table)
     return counts
 
@@ -284,7 +284,7 @@ STAGES: Sequence[Stage] = (
         "texts",
         needs=(),
         keys=("texts",),
-        code=("stillhouse.texts", "stillhouse.schemas"),
+        code=("stillhouse.texts", "stillhouse.lexical", "stillhouse.schemas"),
         run=_texts,
     ),
     Stage(
