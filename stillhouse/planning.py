@@ -33,7 +33,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, progress: Progress, probe: int 
 
     build = Build(recipe, folder, progress)
     build.check()
-    texts, _ = read_texts(recipe.texts.sources)
+    texts, _ = read_texts(recipe.texts.sources, recipe.texts.similarity)
     done = folder.manifest()["stages"] if folder.path.exists() else {}
     needed = ("attributes", "perspectives", "instructions")
     known = {name: folder.read_table(name) for name in needed if name in done}

@@ -56,6 +56,13 @@ class Texts(Section):
     """The user texts."""
 
     sources: list[TextSource] = Field(min_length=1)
+    similarity: float | None = Field(
+        None,
+        ge=0.5,
+        le=1,
+        description="Leave out a text whose character 5-grams have at least this Jaccard similarity to those of one "
+        "before it. Default: only where texts are the same but for case and spacing.",
+    )
 
 
 class ExampleAttribute(Section):
@@ -442,7 +449,7 @@ def _anchor_paths(recipe: Recipe, folder: Path) -> Recipe:
     ]
     return recipe.model_copy(
         update={
-            "texts": Texts(sources=sources),
+            "texts": recipe.texts.model_copy(update={"sources": sources}),
             "teacher": anchored(recipe.teacher, "model", "tokenizer"),
             "perspectives": anchored(recipe.perspectives, "encoder"),
             "curation": anchored(recipe.curation, "encoder", "student", "proxy"),

@@ -37,7 +37,7 @@ class Stage:
 
 
 def _texts(build: "Build") -> Counts:
-    table, counts = read_texts(build.recipe.texts.sources)
+    table, counts = read_texts(build.recipe.texts.sources, build.recipe.texts.similarity)
     build.folder.write_table("texts", table)
     return counts
 
@@ -202,7 +202,7 @@ STAGES: Sequence[Stage] = (
         "texts",
         needs=(),
         keys=("texts",),
-        code=("stillhouse.texts", "stillhouse.schemas"),
+        code=("stillhouse.texts", "stillhouse.files", "stillhouse.lexical", "stillhouse.schemas"),
         run=_texts,
     ),
     Stage(
@@ -245,7 +245,7 @@ IMPORT_STAGES: Sequence[Stage] = (
         "responses",
         needs=(),
         keys=("texts", "imported"),
-        code=("stillhouse.imported", "stillhouse.pairs", "stillhouse.texts", "stillhouse.schemas"),
+        code=(*(f"stillhouse.{module}" for module in ("imported", "pairs", "files", "texts", "schemas")),),
         run=_imported,
     ),
     *_CURATION,

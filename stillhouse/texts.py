@@ -1,4 +1,4 @@
-"""User texts come in: files, folders or a dataset, each row once, nothing blank."""
+"""User texts come in: files, folders or a dataset, each text once, nothing blank."""
 
 import hashlib
 import re
@@ -10,6 +10,7 @@ import polars as pl
 
 from stillhouse.errors import InputError
 from stillhouse.files import read_source, require_columns
+from stillhouse.lexical import find_lexical_duplicates
 from stillhouse.recipe import TextSource
 from stillhouse.schemas import TEXTS, table_of
 
@@ -24,10 +25,11 @@ def text_id(text: str) -> str:
     return hashlib.sha256(normalise(text).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def read_texts(sources: Iterable[TextSource]) -> tuple[pl.DataFrame, dict[str, int]]:
+def read_texts(sources: Iterable[TextSource], similarity: float | None = None) -> tuple[pl.DataFrame, dict[str, int]]:
     """Read all sources into the `texts` table and count what was left out.
 
-    Returns the table (first occurrence wins) and the counts `read`, `blank` and `duplicate`.
+    Returns the table (first occurrence wins) and the counts `read`, `blank`, `duplicate` and, where texts of some
+    `similarity` are left out (see `find_lexical_duplicates`), `near_duplicate`.
     Raises InputError naming the file, and row or column, where a source cannot be read or holds no text.
     """
     rows: dict[str, dict[str, object]] = {}
@@ -51,7 +53,11 @@ def read_texts(sources: Iterable[TextSource]) -> tuple[pl.DataFrame, dict[str, i
                 }
     if not rows:
         raise InputError(f"no text is left of {counts['read']} rows read ({counts['blank']} blank); check the sources")
-    return table_of(list(rows.values()), TEXTS, "texts"), counts
+    table = table_of(list(rows.values()), TEXTS, "texts")
+    if similarity is None:
+        return table, counts
+    near = pl.Series(find_lexical_duplicates([normalise(text) for text in table["text"]], similarity))
+    return table.filter(~near), {**counts, "near_duplicate": int(near.sum())}
 
 
 def _read_source(source: TextSource) -> list[tuple[str, str]]:

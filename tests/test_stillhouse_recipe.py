@@ -6,6 +6,7 @@ import pytest
 
 from stillhouse.errors import InputError
 from stillhouse.recipe import load_recipe
+from stillhouse.texts import read_texts
 from tests.conftest import ROOT, write_recipe
 
 
@@ -13,6 +14,14 @@ from tests.conftest import ROOT, write_recipe
 def test_shipped_recipes_are_valid(name: str) -> None:
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml")
     assert recipe.name == name
+
+
+def test_the_support_recipe_uses_all_its_texts() -> None:
+    texts = load_recipe(ROOT / "recipes" / "support.yaml").texts
+    assert texts.similarity == 0.9
+    table, counts = read_texts(texts.sources, texts.similarity)
+    assert len(table) == 160
+    assert counts == {"read": 160, "blank": 0, "duplicate": 0, "near_duplicate": 0}
 
 
 def test_paths_start_at_the_recipe(tmp_path: Path) -> None:
@@ -55,6 +64,7 @@ def test_paths_start_at_the_recipe(tmp_path: Path) -> None:
         ({"teacher": {"backend": "endpoint", "base_url": "http://[::1/v1"}}, r"teacher: `base_url` is no web address"),
         ({"runtime": {"device": "gpu"}}, r"runtime\.device: .*pattern"),
         ({"seed": -1}, r"seed: "),
+        ({"texts": {"similarity": 0.1}}, r"texts\.similarity: .*greater than or equal to 0\.5"),
         ({"texts": {"sources": []}}, r"texts\.sources: .*at least 1"),
         ({"texts": {"sources": [{"column": "text"}]}}, r"texts\.sources\.0: give either `path` or `dataset`"),
         ({"texts": {"sources": [{"path": "x", "colum": "t"}]}}, r"texts\.sources\.0\.colum: .*`column`"),

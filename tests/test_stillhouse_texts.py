@@ -74,6 +74,17 @@ def test_blank_and_double_texts_are_left_out_and_counted(tmp_path: Path) -> None
     assert counts == {"read": 5, "blank": 2, "duplicate": 1}
 
 
+def test_near_repeats_are_left_out_and_counted_where_the_recipe_says_so(tmp_path: Path) -> None:
+    first = "The room was clean, the staff were kind, and breakfast was cold on both days of our stay."
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join([first, f" {first.upper()}", f"{first}!!", "Other", f"{first} Never again, sorry!"]))
+    table, counts = read_texts([source(path, domain="hotel")], similarity=0.9)
+    assert table["text"].to_list() == [first, "Other", f"{first} Never again, sorry!"]
+    assert table["domain"].to_list() == ["hotel"] * 3
+    assert counts == {"read": 5, "blank": 0, "duplicate": 1, "near_duplicate": 1}
+    assert len(read_texts([source(path)])[0]) == 4
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
