@@ -130,6 +130,13 @@ def test_equal_rows_leave_the_first_at_any_threshold(count: int, dimensions: int
     assert find_near_duplicates(vectors, 1.0, np.arange(count)).kept.all()
 
 
+def test_of_equally_near_rows_the_first_is_the_nearest() -> None:
+    axes = np.eye(300)  # some in the block of the rows that are as near to each of them, some in the block before
+    found = find_near_duplicates(np.concatenate([axes, np.ones((5, 300))]).astype(np.float32), 0.05)
+    assert found.kept[:300].all()
+    assert found.nearest[300:].tolist() == [0] * 5
+
+
 def test_rows_of_any_length_have_the_cosines_of_their_directions() -> None:
     vectors = clustered(300, 60, 3)
     longer = (vectors * np.random.default_rng(0).uniform(0.01, 100, (300, 1))).astype(np.float32)
