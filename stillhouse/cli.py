@@ -185,7 +185,7 @@ def select(
     scope: Annotated[str | None, typer.Option(help="full, or task: inside each instruction.")] = None,
     peak: Annotated[float | None, typer.Option(help="Where the probability peaks; below 1 spares the hardest.")] = None,
     diversity: Annotated[float | None, typer.Option(help="Weight of diversity in `facility`.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the cut; STRATEGY-RATE unless given.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the cut; after its settings unless given.")] = None,
     controls: Annotated[
         str, typer.Option(help="Baselines of the same size, of random, top (hardest) and diverse (k-center).")
     ] = "",

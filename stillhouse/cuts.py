@@ -48,7 +48,7 @@ def make_cuts(folder: RunFolder, changes: dict[str, Any], name: str | None, cont
         )
     recipe = load_recipe(folder.recipe_path)
     settings = from_options(Curation, {**recipe.curation.model_dump(), **changes})
-    name = name or f"{settings.strategy}-{settings.rate:g}"
+    name = name or _name_of(settings)
     samples = samples_of(
         {table: folder.scan_table(table) for table in ("texts", "instructions", "responses", "scores")}
     )
@@ -61,6 +61,15 @@ def make_cuts(folder: RunFolder, changes: dict[str, Any], name: str | None, cont
     for cut in cuts:
         _write(folder, cut)
     return cuts
+
+
+def _name_of(settings: Curation) -> str:
+    """Return the name of a cut that was given none: what makes it different."""
+    parts = [settings.strategy, f"{settings.rate:g}"]
+    parts += ["task"] if settings.scope == "task" else []
+    parts += [f"peak{settings.peak:g}"] if settings.strategy == "soft" and settings.peak < 1 else []
+    parts += [f"diversity{settings.diversity:g}"] if settings.strategy == "facility" else []
+    return "-".join(parts)
 
 
 def _write(folder: RunFolder, cut: Cut) -> None:

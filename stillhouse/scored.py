@@ -94,7 +94,7 @@ def import_recipe(
     return Recipe(
         name=re.sub(r"[^A-Za-z0-9._-]|^[._-]", "-", stem).lstrip("-")[:80] or "imported",
         seed=seed,
-        texts=Texts(sources=[source.model_copy(update={"path": path})]),
+        texts=from_options(Texts, {"sources": [source.model_copy(update={"path": path})]}),
         imported=from_options(Imported, imported),
         teacher=from_options(Teacher, {"model": UNKNOWN}),
         curation=from_options(Curation, curation),
