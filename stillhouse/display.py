@@ -190,7 +190,8 @@ class Display:
             title=f"Cut {cut['name']}: kept by difficulty", title_justify="left", title_style="bold", box=None
         )
         table.pad_edge = False
-        for name in ("difficulty", "scored", before, *(report["name"] for report in reports), ""):
+        controls = (report["name"].removeprefix(f"{cut['name']}-") for report in reports[1:])
+        for name in ("difficulty", "scored", before, cut["name"], *controls, ""):
             table.add_column(name, justify="right" if name else "left", header_style="dim")
         columns = zip(cut["scored"], cut["kept_before"], *(report["kept"] for report in reports), strict=True)
         most = max(*cut["kept"], 1)
@@ -198,7 +199,8 @@ class Display:
             bar = Text("█" * round(20 * counts[2] / most), style="cyan")
             table.add_row(f"{number / 10:.1f}–{number / 10 + 0.1:.1f}", *(f"{count:,}" for count in counts), bar)
         told = ", ".join(f"{name} {count:,}" for name, count in cut["counts"].items())
-        self.console.print(table, "", _compared_cuts(reports), "", f"Of {cut['name']}: {told}")
+        self.console.print(table, "", _compared_cuts(reports))
+        self.console.print(f"\nOf {cut['name']}: {told}")
 
     def next_command(self, *commands: str) -> None:
         """Say what to type next."""

@@ -12,10 +12,12 @@ from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 
-from stillhouse.build import STAGES, fingerprints
+from stillhouse.build import fingerprints
 from stillhouse.recipe import Teacher, load_recipe
 from stillhouse.schemas import TABLES
+from stillhouse.stages import STAGES
 from stillhouse.store import RunFolder
 from tests.conftest import COMMAND, endpoint_teacher, stillhouse, write_recipe
 from tests.teacher_server import TeacherServer
@@ -218,6 +220,22 @@ def test_the_offline_job_is_whole_and_consistent(offline_run: Path) -> None:
     assert {name: entry["calls"] for name, entry in manifest["stages"].items() if entry.get("calls")} == calls
     assert all(entry["failed"] == 0 for entry in manifest["stages"].values())
     assert set(responses["call_id"]) <= ids
+
+
+@pytest.mark.xdist_group("offline")
+def test_another_similarity_computes_no_difficulty_and_no_embedding_again(private_run: Path) -> None:
+    recipe = yaml.safe_load((private_run / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe["curation"] |= {"similarity": 0.6, "rate": 1.0}
+    (private_run.parent / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    computed = [(private_run / name).stat() for name in ("difficulty.jsonl", "vectors.npz")]
+    before = pl.read_parquet(private_run / "scores.parquet")
+    done = stillhouse("run", private_run.parent / "recipe.yaml", "--out", private_run, "--update")
+    assert done.returncode == 0, done.stderr
+    after = pl.read_parquet(private_run / "scores.parquet")
+    assert after["difficulty"].equals(before["difficulty"])
+    assert after["nearest_id"].count() > before["nearest_id"].count()
+    now = [(private_run / name).stat() for name in ("difficulty.jsonl", "vectors.npz")]
+    assert [file.st_mtime_ns for file in now] == [file.st_mtime_ns for file in computed]
 
 
 @pytest.mark.xdist_group("offline")

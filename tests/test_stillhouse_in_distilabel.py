@@ -1,7 +1,10 @@
-"""A teacher inside real distilabel pipelines: rows stay alone with their failures, nothing is asked twice."""
+"""Inside real distilabel pipelines: rows stay alone with their failures, nothing is asked twice, steps curate."""
 
+import ast
 import json
 import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +82,15 @@ def test_the_embedded_teacher_answers_in_a_pipeline(tmp_path: Path) -> None:
     found = generate({"backend": "embedded", "model": OFFLINE_LLM}, tmp_path, ["I love it", "I hate it"])
     assert len(found) == 2
     assert all(json.loads(str(text))["label"] in ("positive", "negative") for text in found)
+
+
+def test_the_example_of_curation_runs() -> None:
+    example = Path(__file__).parent.parent / "examples" / "distilabel_curation.py"
+    done = subprocess.run(
+        [sys.executable, example], capture_output=True, text=True, check=True, timeout=300, cwd=example.parent.parent
+    )
+    rows = [ast.literal_eval(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [(row["kept"], row["nearest"]) for row in rows] == [(True, None), (False, 0), (True, None), (True, None)]
+    assert rows[1]["nearest_similarity"] > 0.95
+    assert [row["unscored_reason"] for row in rows] == [None, None, None, "empty output"]
+    assert all(row["difficulty"] is not None for row in rows[:3])

@@ -1,0 +1,77 @@
+"""Samples are embedded by their parts, once each, and compared as widely as the recipe says."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from curation.scoring import near_duplicates
+from curation.vectors import embed_samples, load_vectors, vectors_of
+from stillhouse.encoder import Encoder
+from stillhouse.errors import RunError
+from stillhouse.recipe import Curation
+
+PARTS = ("instruction", "text", "output")
+ROWS = [
+    ("Is it good?", "Lovely place", "yes"),
+    ("Is it good?", "Lovely place", "no"),
+    ("Is it good?", "Cold", "no"),
+    ("Is it good?", "Lovely place!", "yes"),
+    ("Is it good?!", "Lovely place", "yes"),
+]
+SAMPLES = pl.DataFrame(ROWS, schema=PARTS, orient="row").with_columns(
+    sample_id=pl.Series(["a", "b", "c", "d", "e"]),
+    instruction_id=pl.Series(["i", "i", "i", "i", "j"]),
+    text_id=pl.Series(["t", "t", "u", "v", "t"]),
+)
+
+
+class Counting:
+    """An encoder that remembers what it was given."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        """Wrap an encoder."""
+        self.encoder, self.seen = encoder, list[str]()
+
+    def encode(self, sentences: list[str]) -> Any:
+        """Embed and remember."""
+        self.seen += sentences
+        return self.encoder.encode(sentences)
+
+
+def test_each_part_is_embedded_once_and_tells_samples_apart(encoder: Encoder) -> None:
+    counting, told = Counting(encoder), list[int]()
+    vectors = embed_samples(SAMPLES, PARTS, counting, told.append)
+    assert len(counting.seen) == told[-1] == 2 + 3 + 2
+    dense = vectors.dense(["a", "b", "c"])
+    assert np.allclose(np.linalg.norm(dense, axis=1), 1, atol=1e-5)
+    parts = [[row[part] for row in ROWS[:3]] for part in range(3)]
+    wanted = np.mean([encoder.encode(part) @ encoder.encode(part).T for part in parts], axis=0)
+    assert np.allclose(dense @ dense.T, wanted, atol=1e-5)
+    assert float(dense[0] @ dense[1]) < 0.95
+
+
+def test_saved_vectors_are_those_that_were_saved(encoder: Encoder, tmp_path: Path) -> None:
+    path = tmp_path / "vectors.npz"
+    with pytest.raises(RunError, match=r"vectors\.npz is not there"):
+        vectors_of(path)(["a"])
+    vectors = embed_samples(SAMPLES, PARTS, encoder)
+    vectors.save(path, "this encoder")
+    loaded = load_vectors(path, "this encoder")
+    assert loaded is not None
+    assert np.array_equal(loaded.dense(["e", "a"]), vectors.dense(["e", "a"]))
+    assert np.array_equal(vectors_of(path)(["e", "a"]), vectors.dense(["e", "a"]))
+    assert load_vectors(path, "another encoder") is None
+
+
+@pytest.mark.parametrize(
+    ("scope", "dropped"), [("all", {"d": "a", "e": "a"}), ("instruction", {"d": "a"}), ("text", {"e": "a"})]
+)
+def test_near_duplicates_within_a_scope(encoder: Encoder, scope: Any, dropped: dict[str, str]) -> None:
+    vectors = embed_samples(SAMPLES, PARTS, encoder)
+    near = near_duplicates(SAMPLES, vectors, Curation(duplicates=scope, similarity=0.85))
+    ids = SAMPLES["sample_id"].to_list()
+    found = {ids[row]: ids[near.nearest[row]] for row in np.flatnonzero(~near.kept)}
+    assert found == dropped

@@ -1,0 +1,239 @@
+"""Anyone's prompts and completions: scored beside their rows, or curated into a run with a ledger."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import polars as pl
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from curation.difficulty import score_samples
+from curation.student import Student
+from stillhouse.checkpoint import Checkpoint
+from stillhouse.recipe import OFFLINE_LLM
+from tests.conftest import stillhouse
+
+QUESTION = "Is this positive or negative?\n\nText: {}\n\nAnswer:\n"
+TEXTS = [
+    "I love it",
+    "Never again.",
+    "Ein schöner Tag 😀",
+    "The waiter smiled at us.",
+    "Cold soup, warm beer",
+    "漢字は美しい",
+]
+ROWS = [{"prompt": QUESTION.format(text), "completion": label, "mine": n} for n, (text, label) in enumerate(
+    zip(TEXTS, ["positive", "negative"] * 3, strict=True))]  # fmt: skip
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def score(data: Path, *options: object) -> Any:
+    return stillhouse("score", data, "--student", OFFLINE_LLM, *options, timeout=300)
+
+
+@pytest.mark.xdist_group("student")
+def test_scores_stand_beside_the_rows(tmp_path: Path, student: tuple[Any, Any]) -> None:
+    rows = [
+        *ROWS,
+        {"prompt": "p", "completion": "", "mine": 6},
+        {"prompt": "x " * 50_000, "completion": "ok", "mine": 7},
+    ]
+    data = write(tmp_path / "pairs.jsonl", rows)
+    done = score(data, "--out", tmp_path / "scored.jsonl", "--json", "--max-length", 256)
+    assert done.returncode == 0, done.stderr
+    table = pl.read_ndjson(tmp_path / "scored.jsonl")
+    assert table["mine"].to_list() == list(range(8))
+    wanted = score_samples([(row["prompt"], row["completion"]) for row in rows], Student(*student), 256, Checkpoint())
+    for row, found in zip(table.iter_rows(named=True), wanted, strict=True):
+        assert row["difficulty"] == pytest.approx(found.difficulty, abs=1e-3)
+        assert row["ifd"] == (found.ifd and pytest.approx(found.ifd, rel=1e-3))
+        assert (row["output_tokens"], row["unscored_reason"]) == (found.output_tokens, found.unscored_reason)
+    report = json.loads(done.stdout)
+    assert (report["rows"], report["scored"], report["unscored"]) == (8, 7, {"empty output": 1})
+    assert report["quartiles"]["difficulty"][2] == pytest.approx(table["difficulty"].median())
+    assert not list(tmp_path.glob("*.partial*")), "no checkpoint is left"
+
+
+@pytest.mark.xdist_group("student")
+def test_messages_are_scored_as_prompt_and_completion(tmp_path: Path) -> None:
+    turns = [
+        {"messages": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]}
+        for row in ROWS
+    ]
+    for name, rows in (("pairs", ROWS), ("messages", turns)):
+        pl.DataFrame(rows).write_parquet(tmp_path / f"{name}.parquet")
+        assert score(tmp_path / f"{name}.parquet", "--out", tmp_path / f"{name}.scored.parquet").returncode == 0
+    found = [pl.read_parquet(tmp_path / f"{name}.scored.parquet")["difficulty"] for name in ("pairs", "messages")]
+    assert found[0].equals(found[1])
+    assert found[0].null_count() == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (b"", [], "is empty; give a file with at least one row"),
+        (b'{"prompt": "p"}\n', [], "has no column `completion`; it has: prompt"),
+        (b'{"question": "p", "completion": "c"}\n', [], "has no column `prompt`; it has: question, completion"),
+        (b'{"messages": [{"role": "user"}]}\n', [], "row 1: a prompt, completion or message is neither text nor turns"),
+        (b'{"prompt": "p", "completion": "c"}\n{oops\n', [], "line 2"),
+        (b'{"prompt": "p", "completion": "c", "ifd": 1}\n', [], "already have columns ifd; rename or drop them"),
+        (b'{"prompt": "p", "completion": "c"}\n', ["--out", "x.csv"], "its suffix must be one of .parquet, .jsonl"),
+        (b'{"prompt": "p", "completion": "c"}\n', ["--out", "no/x.jsonl"], "there is no folder no"),
+        (b'{"prompt": "p", "completion": "c"}\n', ["--series", "gpt-9"], "--series: Input should be"),
+        (b'{"prompt": "p", "completion": "c"}\n', ["--proxy", "./nowhere"], "no such folder, and not a Hub id"),
+    ],
+)
+def test_what_cannot_be_scored_is_named(tmp_path: Path, content: bytes, options: list[str], message: str) -> None:
+    (tmp_path / "pairs.jsonl").write_bytes(content)
+    done = stillhouse("score", "pairs.jsonl", "--student", OFFLINE_LLM, *options, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    data, out = write(tmp_path / "pairs.jsonl", ROWS), tmp_path / "scored.jsonl"
+    out.write_text("mine")
+    done = score(data, "--out", out)
+    assert (done.returncode, out.read_text()) == (2, "mine")
+    assert "exists; give another file with --out" in done.stderr
+
+
+CURATED = [
+    *ROWS,
+    ROWS[0],
+    {"prompt": "A question?", "completion": "  ", "mine": 7},
+    {"prompt": "", "completion": "An answer.", "mine": 8},
+    {"prompt": "Too long?\n", "completion": "word " * 400, "mine": 9},
+]
+
+
+@pytest.mark.xdist_group("student")
+def test_curating_accounts_for_every_row(tmp_path: Path) -> None:
+    data, run = write(tmp_path / "my pairs.jsonl", CURATED), tmp_path / "run"
+    done = stillhouse("curate", data, "--rate", 1, "--max-length", 128, "--out", run, timeout=300)
+    assert done.returncode == 0, done.stderr
+    table = pl.read_parquet(run / "decisions.parquet")
+    assert table["stage"].to_list() == ["selection"] * 6 + ["near_duplicate", "validity", "validity", "difficulty"]
+    first = table["sample_id"][0]
+    assert table["reason"].to_list()[6:] == [
+        f"similarity 1.0 to {first}", "empty completion", "empty prompt", "output of 401 tokens does not fit into 128",
+    ]  # fmt: skip
+    assert table["sample_id"].n_unique() == 10
+    kept = pl.read_parquet(run / "kept.parquet")
+    assert kept["mine"].to_list() == list(range(6))
+    assert kept.columns == [
+        "prompt",
+        "completion",
+        "mine",
+        "sample_id",
+        "difficulty",
+        "perplexity",
+        "ifd",
+        "output_tokens",
+    ]
+    loaded = datasets.load_dataset(str(run / "dataset"), "rejected", split="train")
+    assert len(loaded) == 4
+    card = (run / "dataset" / "README.md").read_text()
+    assert "Prompts and completions that existed before" in card
+    assert "teacher | unknown, revision unknown, unknown |" in card
+    assert "machine-generated" not in card
+    _the_run_can_be_used(data, run)
+
+
+def _the_run_can_be_used(data: Path, run: Path) -> None:
+    status = stillhouse("status", run, "--json")
+    assert json.loads(status.stdout)["missing"] == []
+    assert json.loads(status.stdout)["funnel"]["kept"] == 6
+    cut = stillhouse("select", run, "--rate", 0.5, "--strategy", "hard", "--json")
+    assert json.loads(cut.stdout)[0]["counts"]["kept"] == 3
+    again = stillhouse("curate", data, "--rate", 1, "--max-length", 128, "--out", run)
+    assert again.stdout.count("done before") == 4
+    write(data, CURATED[:5])
+    changed = stillhouse("curate", data, "--rate", 1, "--max-length", 128, "--out", run)
+    assert changed.returncode == 2
+    assert "was made with another input, from stage responses on" in " ".join(changed.stderr.split())
+    rebuilt = stillhouse("curate", data, "--rate", 1, "--max-length", 128, "--out", run, "--update", timeout=300)
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    assert pl.read_parquet(run / "kept.parquet")["mine"].to_list() == list(range(5))
+
+
+@pytest.mark.xdist_group("student")
+def test_columns_that_say_what_a_row_is_are_used(tmp_path: Path) -> None:
+    rows = [
+        {**row, "task_type": "classification", "perspective": "tone", "domain": f"d{n % 2}", "text": TEXTS[n]}
+        for n, row in enumerate(ROWS)
+    ]
+    run = tmp_path / "run"
+    data = write(tmp_path / "pairs.jsonl", rows)
+    assert stillhouse("curate", data, "--rate", 1, "--out", run, timeout=300).returncode == 0
+    published = pl.read_parquet(next((run / "dataset" / "default").glob("train-*")))
+    assert set(published["task_type"]) == {"classification"}
+    assert set(published["perspective"]) == {"tone"}
+    assert set(published["domain"]) <= {"d0", "d1"}
+    assert set(published["text"]) <= set(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message", "code"),
+    [
+        ([{"prompt": "q", "completion": ""}] * 2, [], "none of 2 is valid; see the reasons", 1),
+        (ROWS[:1], ["--rate", "0.000001"], "filter selection dropped the last of 1 samples; raise curation.rate", 1),
+        (ROWS, ["--rate", "0"], "--rate: Input should be greater than 0", 2),
+        (
+            [{"prompt": "q", "completion": "word " * 60}],
+            ["--max-length", "16"],
+            "filter difficulty dropped the last of 1",
+            1,
+        ),
+    ],
+)
+@pytest.mark.xdist_group("student")
+def test_an_empty_outcome_names_what_emptied_it(
+    tmp_path: Path, rows: list[dict[str, Any]], options: list[str], message: str, code: int
+) -> None:
+    data = write(tmp_path / "pairs.jsonl", rows)
+    done = stillhouse("curate", data, "--out", tmp_path / "run", *options, timeout=300)
+    assert done.returncode == code, done.stderr
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.xdist_group("student")
+def test_one_row_and_identical_rows_leave_one(tmp_path: Path) -> None:
+    data = write(tmp_path / "pairs.jsonl", ROWS[:1] * 40)
+    done = stillhouse("curate", data, "--rate", 1, "--out", tmp_path / "run", timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert pl.read_parquet(tmp_path / "run" / "kept.parquet").height == 1
+
+
+def test_a_conversation_is_a_reason(tmp_path: Path) -> None:
+    turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user", "assistant")]
+    data = write(tmp_path / "talk.jsonl", [{"messages": turns}])
+    done = stillhouse("curate", data, "--out", tmp_path / "run")
+    assert done.returncode == 1
+    responses = pl.read_parquet(tmp_path / "run" / "responses.parquet")
+    assert responses["reason"].to_list() == ["a conversation of 3 turns; only one question and its answer are curated"]
+
+
+@pytest.mark.xdist_group("student")
+def test_a_proxy_scores_in_the_place_of_the_student(tmp_path: Path, student: tuple[Any, Any]) -> None:
+    small = {"vocab_size": len(student[1]), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+             "num_attention_heads": 2, "num_key_value_heads": 1}  # fmt: skip
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **small)).save_pretrained(tmp_path / "proxy")
+    student[1].save_pretrained(tmp_path / "proxy")
+    data = write(tmp_path / "pairs.jsonl", ROWS)
+    ways = {
+        "alone": ["--student", tmp_path / "proxy"],
+        "proxy": ["--student", "no/model", "--proxy", tmp_path / "proxy"],
+    }
+    for name, options in ways.items():
+        done = stillhouse("score", data, *options, "--out", tmp_path / f"{name}.parquet", timeout=300)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "alone.parquet").read_bytes() == (tmp_path / "proxy.parquet").read_bytes()
