@@ -71,7 +71,7 @@ def test_saved_vectors_are_those_that_were_saved(encoder: Encoder, tmp_path: Pat
 )
 def test_near_duplicates_within_a_scope(encoder: Encoder, scope: Any, dropped: dict[str, str]) -> None:
     vectors = embed_samples(SAMPLES, PARTS, encoder)
-    near = near_duplicates(SAMPLES, vectors, Curation(duplicates=scope, similarity=0.85))
+    near = near_duplicates(SAMPLES, vectors, Curation(duplicates=scope, similarity=0.92))
     ids = SAMPLES["sample_id"].to_list()
     found = {ids[row]: ids[near.nearest[row]] for row in np.flatnonzero(~near.kept)}
     assert found == dropped
