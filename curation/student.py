@@ -1,5 +1,6 @@
 """The student as the scores see it: token ids in, hidden states and float32 logits of output positions out."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,10 +65,16 @@ class Student:
         output_ids = self.tokenizer(output, add_special_tokens=False)["input_ids"]
         if not output_ids:
             return "empty output"
-        room = max_length - len(output_ids)
+        length = min(max_length, self.context)
+        room = length - len(output_ids)
         if room < 1:
-            return f"output of {len(output_ids)} tokens does not fit into {max_length}"
+            return f"output of {len(output_ids)} tokens does not fit into {length}"
         return Encoded(np.array(prompt_ids[-room:] or [self.start_token], np.int64), np.array(output_ids, np.int64))
+
+    @property
+    def context(self) -> int:
+        """Tokens that the model can read at most; some models say of no limit."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
 
     @cached_property
     def start_token(self) -> int:

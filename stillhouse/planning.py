@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from stillhouse.build import Build
+from stillhouse.errors import InputError
 from stillhouse.models import load_tokenizer
 from stillhouse.progress import Progress
 from stillhouse.recipe import Recipe
@@ -31,6 +32,8 @@ def make_plan(recipe: Recipe, folder: RunFolder, progress: Progress, probe: int 
     from pipelines.caps import cost_of
     from pipelines.rehearsal import rehearse
 
+    if recipe.imported:
+        raise InputError("plan: the recipe's `imported` prompts and completions exist already, so no teacher is asked")
     build = Build(recipe, folder, progress)
     build.check()
     texts, _ = read_texts(recipe.texts.sources, recipe.texts.similarity)

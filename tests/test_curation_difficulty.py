@@ -148,6 +148,15 @@ def test_what_cannot_be_scored_has_a_reason_and_the_rest_has_scores(student: tup
 
 
 @pytest.mark.xdist_group("student")
+def test_the_model_s_own_context_is_a_limit_too(student: tuple[Any, Any]) -> None:
+    small = {"vocab_size": len(student[1]), "n_embd": 16, "n_layer": 1, "n_head": 1, "n_positions": 32}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", **small)).eval()
+    scores = scores_of([("word " * 100, "fine"), ("p", "word " * 40)], (model, student[1]))
+    assert scores[0].difficulty is not None
+    assert scores[1].unscored_reason == "output of 41 tokens does not fit into 32"
+
+
+@pytest.mark.xdist_group("student")
 def test_logits_that_are_not_finite_are_a_reason(student: tuple[Any, Any]) -> None:
     model = tiny("llama")
     with torch.no_grad():
