@@ -21,6 +21,7 @@ from curation.student import Encoded, Student
 from stillhouse.checkpoint import Checkpoint
 
 Sample = tuple[str | list[dict[str, str]], str]
+Report = Callable[[int, int], None]  # is told what is done, and the tokens read for it
 CHUNK = 1024  # samples that are scored together, and lost at most where a run is killed
 
 
@@ -41,43 +42,36 @@ def score_samples(
     student: Student,
     max_length: int,
     checkpoint: Checkpoint,
-    report: Callable[[int, int], None] = lambda done, tokens: None,
+    report: Report = lambda done, tokens: None,
 ) -> list[Score]:
     """Score pairs of a prompt (a text, or the turns of a conversation) and an output, in their order.
 
     Pairs are worked off sorted by prompt, so that neighbours share what they begin with, CHUNK at a time: a score does
-    not depend on the order of the samples, nor on whether the run was interrupted. Scores that `checkpoint` holds are
-    taken from there. `report` is told samples done and tokens read so far.
+    not depend on the order of the samples, nor on whether the run was interrupted. Samples whose scores `checkpoint`
+    holds are left out. `report` is told samples done and tokens read so far.
 
     Raises RunError where the model's logits are not those of its output layer.
     """
-    scores: list[Score] = [Score()] * len(samples)
+    keys = [hashlib.sha256(json.dumps(sample).encode()).hexdigest() for sample in samples]
     order = sorted(range(len(samples)), key=lambda number: json.dumps(samples[number]))
     tokens = 0
     for start in range(0, len(order), CHUNK):
         chunk = order[start : start + CHUNK]
-        pairs = [samples[number] for number in chunk]
-        key = hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
-        if (known := checkpoint.get(key)) is None:
-
-            def told(
-                share: float, read: int, before: int = start, size: int = len(chunk), so_far: int = tokens
-            ) -> None:
-                report(before + int(share * size), so_far + read)
-
-            found, read = score_chunk(pairs, student, max_length, told)
-            tokens += read
-            known = [astuple(score) for score in found]
-            checkpoint.put(key, known)
-        for number, figures in zip(chunk, known, strict=True):
-            scores[number] = Score(*figures)
+        fresh = [number for number in chunk if checkpoint.get(keys[number]) is None]
+        told = _beyond(report, start + len(chunk) - len(fresh), tokens)
+        found, read = score_chunk([samples[number] for number in fresh], student, max_length, told)
+        if fresh:
+            checkpoint.put({keys[number]: astuple(score) for number, score in zip(fresh, found, strict=True)})
+        tokens += read
         report(start + len(chunk), tokens)
-    return scores
+    return [Score(*checkpoint.get(key)) for key in keys]
 
 
-def score_chunk(
-    pairs: Sequence[Sample], student: Student, max_length: int, told: Callable[[float, int], None]
-) -> tuple[list[Score], int]:
+def _beyond(report: Report, done: int, tokens: int) -> Report:
+    return lambda more, read: report(done + more, tokens + read)
+
+
+def score_chunk(pairs: Sequence[Sample], student: Student, max_length: int, report: Report) -> tuple[list[Score], int]:
     """Score (prompt, output) pairs together; return the scores and the number of tokens that the student read.
 
     What occurs more than once (a label alone, a repeated pair) is read once.
@@ -93,7 +87,10 @@ def score_chunk(
     places = [
         None if isinstance(row, str) else (place_of(row), place_of(Encoded(start, row.output))) for row in encoded
     ]
-    found, read = sequence_figures([row for _, row in rows.values()], student, told)
+    share = len(pairs) / max(len(rows), 1)
+    found, read = sequence_figures(
+        [row for _, row in rows.values()], student, lambda done, read: report(int(done * share), read)
+    )
     scores = [
         Score(unscored_reason=str(row)) if place is None else _score(found[place[0]], found[place[1]])
         for row, place in zip(encoded, places, strict=True)
@@ -102,7 +99,7 @@ def score_chunk(
 
 
 def sequence_figures(
-    rows: Sequence[Encoded], student: Student, told: Callable[[float, int], None] = lambda share, read: None
+    rows: Sequence[Encoded], student: Student, report: Report = lambda done, tokens: None
 ) -> tuple[list[TokenFigures], int]:
     """Return the figures of each row's output tokens, and the number of tokens that were read for all.
 
@@ -123,7 +120,7 @@ def sequence_figures(
                 pool.add(hidden, [np.arange(ends[number] - len(rows[number].output), ends[number]) for number in batch])
                 read += sum(len(rows[number]) - prefix for number in batch)
                 done += len(batch)
-                told(done / len(rows), read)
+                report(done, read)
         figures = pool.close()
     cuts = [slice(end - len(row.output), end) for row, end in zip(rows, ends, strict=True)]
     return [TokenFigures(figures.loss[cut], figures.rank[cut], figures.nucleus[cut]) for cut in cuts], read

@@ -9,9 +9,9 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -24,9 +24,8 @@ from stillhouse.encoder import check_encoder
 from stillhouse.errors import InputError, RunError
 from stillhouse.files import source_files
 from stillhouse.models import check_causal_lm, content_digest, gguf_file, torch_device
-from stillhouse.progress import Progress
+from stillhouse.progress import Counts, Progress
 from stillhouse.recipe import Recipe
-from stillhouse.stages import Stage, stages_of
 from stillhouse.store import RunFolder
 
 if TYPE_CHECKING:
@@ -34,12 +33,23 @@ if TYPE_CHECKING:
     from pipelines.prompting import Asker
 
 
+@dataclass(frozen=True)
+class Stage:
+    """One step: its table, the tables it needs, the recipe sections and the code that change its rows."""
+
+    name: str
+    needs: tuple[str, ...]
+    keys: tuple[str, ...]
+    code: tuple[str, ...]
+    run: Callable[["Build"], Counts]
+
+
 class Build:
     """One run of a recipe into a folder."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, progress: Progress) -> None:
+    def __init__(self, recipe: Recipe, folder: RunFolder, progress: Progress, stages: Sequence[Stage]) -> None:
         """Prepare a run; nothing is read or written yet."""
-        self.recipe, self.folder, self.progress = recipe, folder, progress
+        self.recipe, self.folder, self.progress, self.stages = recipe, folder, progress, stages
         self._open = ExitStack()
 
     def run(self, until: str | None = None, update: bool = False) -> dict[str, Any]:
@@ -48,8 +58,7 @@ class Build:
         Raises InputError where the folder holds something else, or stages of another recipe, input or code and
         `update` is not given.
         """
-        stages = stages_of(self.recipe)
-        stages = stages if until is None else stages[: [stage.name for stage in stages].index(until) + 1]
+        stages = self.stages if until is None else self.stages[: [stage.name for stage in self.stages].index(until) + 1]
         self.check()
         with self.opened(update) as (manifest, prints):
             for stage in stages:
@@ -65,7 +74,7 @@ class Build:
 
         Raises InputError as `run` does.
         """
-        prints = fingerprints(self.recipe, self.folder)
+        prints = fingerprints(self.stages, self.recipe, self.folder)
         with self.folder.locked(), self._open:
             manifest = self.folder.manifest()
             self._refuse_stale(manifest, prints, update)
@@ -183,7 +192,7 @@ class Build:
 MODELS = {"teacher.model", "perspectives", "curation.encoder", "curation.student", "curation.proxy"}
 
 
-def fingerprints(recipe: Recipe, folder: RunFolder | None = None) -> dict[str, dict[str, str]]:
+def fingerprints(stages: Sequence[Stage], recipe: Recipe, folder: RunFolder | None = None) -> dict[str, dict[str, str]]:
     """Return per stage the fingerprint and the parts it was made of: recipe, input, code.
 
     `folder` is where a person's edits of the instructions may lie.
@@ -192,7 +201,7 @@ def fingerprints(recipe: Recipe, folder: RunFolder | None = None) -> dict[str, d
     for source in data["texts"]["sources"]:
         source["path"] = source["path"] and Path(source["path"]).name  # the content counts, not where it lies
     found: dict[str, dict[str, str]] = {}
-    for stage in stages_of(recipe):
+    for stage in stages:
         before = [found[name]["fingerprint"] for name in stage.needs]
         parts = {
             "recipe": _digest({key: _value_at(data, key) for key in stage.keys}),

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Checkpoint:
-    """Results by key, in a file of one JSON line each; without a path they are kept in memory only.
+    """Results by key, in a file of JSON lines; without a path they are kept in memory only.
 
     The first line says what the results depend on (`about`): results of another computation are thrown away, as is a
     last line that was cut off, as by kill -9.
@@ -30,12 +30,12 @@ class Checkpoint:
         """Return the result of a key; None where there is none."""
         return self._known.get(key)
 
-    def put(self, key: str, value: Any) -> None:
-        """Keep a result, which JSON can hold."""
-        self._known[key] = value
+    def put(self, results: dict[str, Any]) -> None:
+        """Keep results by key, which JSON can hold."""
+        self._known |= results
         if self._path:
             with self._path.open("ab") as file:
-                file.write(json.dumps({key: value}).encode() + b"\n")
+                file.write(json.dumps(results).encode() + b"\n")
 
     def remove(self) -> None:
         """Delete the file: the whole result is somewhere else now."""

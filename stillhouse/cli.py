@@ -125,14 +125,15 @@ def score(
 ) -> None:
     """Score how difficult prompt/completion (or messages) data is for a student. Resumes where it stopped."""
     from stillhouse.job import score_pairs
-    from stillhouse.recipe import Curation, from_options
-    from stillhouse.scored import PairColumns, source_of
+    from stillhouse.recipe import Curation, Imported, from_options
+    from stillhouse.scored import source_of
 
     source = source_of(data, split, revision, limit)
     given = {"student": student, "proxy": proxy, "series": series, "max_length": max_length, "dtype": dtype}
     settings = from_options(Curation, given)
     with interruptible():
-        score_pairs(source, PairColumns(prompt, completion), settings, device, out or Path("scored.parquet"), as_json)
+        columns = Imported(prompt=prompt, completion=completion)
+        score_pairs(source, columns, settings, device, out or Path("scored.parquet"), as_json)
 
 
 @app.command(

@@ -11,17 +11,16 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from stillhouse.build import Build
 from stillhouse.coverage import coverage, unmet_quotas
 from stillhouse.cuts import Cut, difference, diversity_of, last_cut, make_cuts
 from stillhouse.display import Display
 from stillhouse.errors import InputError
 from stillhouse.inspection import CARDS_SHOWN, choose, counts_by, show_cards, show_counts
 from stillhouse.planning import make_plan, over_cap, totals
-from stillhouse.recipe import Curation, Recipe, TextSource, load_recipe
+from stillhouse.recipe import Curation, Imported, Recipe, TextSource, load_recipe
 from stillhouse.schemas import FAILURES, TABLES
-from stillhouse.scored import PairColumns, score_file, summary_of
-from stillhouse.stages import STAGES, stages_of
+from stillhouse.scored import score_file, summary_of
+from stillhouse.stages import STAGES, build_of, stages_of
 from stillhouse.store import RunFolder, write_atomically, write_parquet
 
 SAMPLES_SHOWN = 3
@@ -53,7 +52,7 @@ def _build(
     quiet_libraries()
     display.header(recipe, origin, folder.path)
     with display:
-        manifest = Build(recipe, folder, display).run(until, update)
+        manifest = build_of(recipe, folder, display).run(until, update)
     display.summary(funnel_of(folder), manifest, samples_of(folder))
     return manifest
 
@@ -234,7 +233,7 @@ def import_instructions(path: Path, file: Path) -> dict[str, int]:
 
 
 def score_pairs(
-    source: TextSource, columns: PairColumns, settings: Curation, device: str, out: Path, as_json: bool = False
+    source: TextSource, columns: Imported, settings: Curation, device: str, out: Path, as_json: bool = False
 ) -> dict[str, Any]:
     """Score prompts and completions of a file or dataset, print a summary, and return it."""
     quiet_libraries()

@@ -11,6 +11,7 @@ from stillhouse.errors import InputError
 from stillhouse.models import load_tokenizer
 from stillhouse.progress import Progress
 from stillhouse.recipe import Recipe
+from stillhouse.stages import build_of
 from stillhouse.store import RunFolder
 from stillhouse.texts import read_texts
 
@@ -34,7 +35,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, progress: Progress, probe: int 
 
     if recipe.imported:
         raise InputError("plan: the recipe's `imported` prompts and completions exist already, so no teacher is asked")
-    build = Build(recipe, folder, progress)
+    build = build_of(recipe, folder, progress)
     build.check()
     texts, _ = read_texts(recipe.texts.sources, recipe.texts.similarity)
     done = folder.manifest()["stages"] if folder.path.exists() else {}

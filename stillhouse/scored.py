@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,8 @@ FIGURES = {
 SUFFIXES = (".parquet", ".jsonl")
 
 
-@dataclass(frozen=True)
-class PairColumns:
-    """Names of the columns that hold prompts and completions."""
-
-    prompt: str = "prompt"
-    completion: str = "completion"
-
-
 def score_file(
-    source: TextSource, columns: PairColumns, settings: Curation, device: str, out: Path, progress: Progress
+    source: TextSource, columns: Imported, settings: Curation, device: str, out: Path, progress: Progress
 ) -> pl.DataFrame:
     """Write the rows of a source with the scores of each beside them; return them.
 

@@ -4,45 +4,34 @@ A recipe's texts go through STAGES; somebody else's prompts and completions (`im
 responses and go through IMPORT_STAGES.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import polars as pl
 
+from stillhouse.build import Build, Stage
 from stillhouse.checkpoint import Checkpoint
 from stillhouse.encoder import load_encoder
 from stillhouse.errors import RunError
 from stillhouse.models import load_causal_lm
-from stillhouse.progress import Counts
+from stillhouse.progress import Counts, Progress
 from stillhouse.recipe import Imported, Recipe
 from stillhouse.schemas import TABLES
 from stillhouse.series import SERIES
+from stillhouse.store import RunFolder
 from stillhouse.texts import read_texts
 
 if TYPE_CHECKING:
     from curation.vectors import SampleVectors
-    from stillhouse.build import Build
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One step: its table, the tables it needs, the recipe sections and the code that change its rows."""
-
-    name: str
-    needs: tuple[str, ...]
-    keys: tuple[str, ...]
-    code: tuple[str, ...]
-    run: Callable[["Build"], Counts]
-
-
-def _texts(build: "Build") -> Counts:
+def _texts(build: Build) -> Counts:
     table, counts = read_texts(build.recipe.texts.sources, build.recipe.texts.similarity)
     build.folder.write_table("texts", table)
     return counts
 
 
-def _attributes(build: "Build") -> Counts:
+def _attributes(build: Build) -> Counts:
     from pipelines.attributes import enumerate_attributes
 
     recipe, texts = build.recipe, build.table("texts")
@@ -51,7 +40,7 @@ def _attributes(build: "Build") -> Counts:
     return counts
 
 
-def _perspectives(build: "Build") -> Counts:
+def _perspectives(build: Build) -> Counts:
     from pipelines.perspectives import find_perspectives
 
     recipe = build.recipe
@@ -67,7 +56,7 @@ def _perspectives(build: "Build") -> Counts:
     return counts
 
 
-def _instructions(build: "Build") -> Counts:
+def _instructions(build: Build) -> Counts:
     from pipelines.instructions import write_instructions
 
     recipe, folder = build.recipe, build.folder
@@ -87,7 +76,7 @@ def _instructions(build: "Build") -> Counts:
     return counts
 
 
-def _imported(build: "Build") -> Counts:
+def _imported(build: Build) -> Counts:
     from stillhouse.imported import import_pairs
 
     tables, counts = import_pairs(build.recipe.texts.sources, build.recipe.imported or Imported.model_validate({}))
@@ -96,7 +85,7 @@ def _imported(build: "Build") -> Counts:
     return counts
 
 
-def _responses(build: "Build") -> Counts:
+def _responses(build: Build) -> Counts:
     from pipelines.responses import answer_samples
 
     texts, instructions = build.table("texts"), build.table("instructions").filter("kept")
@@ -105,7 +94,7 @@ def _responses(build: "Build") -> Counts:
     return counts
 
 
-def _scores(build: "Build") -> Counts:
+def _scores(build: Build) -> Counts:
     from curation.scoring import score_table, valid_samples
     from curation.student import Student
 
@@ -121,7 +110,7 @@ def _scores(build: "Build") -> Counts:
     return counts
 
 
-def _vectors(build: "Build", valid: pl.DataFrame) -> "SampleVectors":
+def _vectors(build: Build, valid: pl.DataFrame) -> "SampleVectors":
     """Return the embeddings of the valid samples, from the run folder where they are there."""
     from curation.vectors import embed_samples, load_vectors
 
@@ -137,7 +126,7 @@ def _vectors(build: "Build", valid: pl.DataFrame) -> "SampleVectors":
     return vectors
 
 
-def _decisions(build: "Build") -> Counts:
+def _decisions(build: Build) -> Counts:
     from curation.decisions import decide, samples_of
     from curation.vectors import vectors_of
 
@@ -147,7 +136,7 @@ def _decisions(build: "Build") -> Counts:
     return counts
 
 
-def _dataset(build: "Build") -> Counts:
+def _dataset(build: Build) -> Counts:
     from hub_cards.dataset import write_dataset
 
     tables = {name: build.table(name) for name in TABLES}
@@ -255,3 +244,8 @@ IMPORT_STAGES: Sequence[Stage] = (
 def stages_of(recipe: Recipe) -> Sequence[Stage]:
     """Return the stages that a recipe goes through."""
     return IMPORT_STAGES if recipe.imported else STAGES
+
+
+def build_of(recipe: Recipe, folder: RunFolder, progress: Progress) -> Build:
+    """Return a build of a recipe into a run folder."""
+    return Build(recipe, folder, progress, stages_of(recipe))

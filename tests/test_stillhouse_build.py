@@ -92,12 +92,12 @@ def test_another_recipe_is_refused_and_update_reuses_answers(
 
 
 def test_runtime_changes_no_fingerprint_and_rows_do(recipe: Path, tmp_path: Path) -> None:
-    base = fingerprints(load_recipe(recipe))
+    base = fingerprints(STAGES, load_recipe(recipe))
     text = recipe.read_text()
     recipe.write_text(text + "runtime: {concurrency: 2, device: cpu}\n")
-    assert fingerprints(load_recipe(recipe)) == base
+    assert fingerprints(STAGES, load_recipe(recipe)) == base
     recipe.write_text(re.sub("per_text: 2", "per_text: 3", text))
-    changed = fingerprints(load_recipe(recipe))
+    changed = fingerprints(STAGES, load_recipe(recipe))
     assert changed["texts"] == base["texts"]
     assert all(changed[stage.name]["fingerprint"] != base[stage.name]["fingerprint"] for stage in STAGES[1:])
 
