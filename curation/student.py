@@ -2,16 +2,21 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from threadpoolctl import ThreadpoolController
 
 from curation.kernels import CPU_BYTES, GPU_BYTES, token_figures
 from curation.prefixes import Tokens, read_prefix
 from stillhouse.errors import RunError
+
+Floats = npt.NDArray[np.float32]
 
 NO_ARGUMENTS: Mapping[str, Any] = {}
 # Tokens of one forward pass. On a CPU larger batches leave the cache: 3.9 ms a token at 512, 10.3 at 4,096.
@@ -121,8 +126,7 @@ class Student:
         """
         layer, logits = self.model.get_output_embeddings(), self._buffer[: len(hidden)]
         if layer.weight.dtype == torch.float32 and layer.weight.device.type == "cpu":
-            # OpenBLAS into pages that are there already: 3.5 ms a position against 5.1 of torch.nn.Linear.
-            np.matmul(hidden.numpy(), layer.weight.detach().numpy().T, out=logits.numpy())
+            self._multiply(hidden.numpy(), layer.weight.detach().numpy(), logits.numpy())
         elif layer.weight.dtype == torch.float32:
             torch.mm(hidden, layer.weight.T, out=logits)
         elif layer.weight.is_cuda:
@@ -134,6 +138,24 @@ class Student:
         if getattr(layer, "bias", None) is not None:
             logits += layer.bias
         return _finish(logits, self.model.config)
+
+    def _multiply(self, hidden: Floats, weight: Floats, logits: Floats) -> None:
+        """Write hidden @ weight.T into pages that are there already: 3.5 ms a position, torch.nn.Linear takes 5.1.
+
+        Each thread takes a part of the vocabulary: threads of OpenBLAS's own would go on spinning afterwards, in the
+        way of what comes next.
+        """
+        edges = np.linspace(0, self.vocabulary, torch.get_num_threads() + 1).astype(int)
+
+        def work(piece: slice) -> None:
+            np.matmul(hidden, weight[piece].T, out=logits[:, piece])
+
+        with self._blas.limit(limits=1, user_api="blas"), ThreadPoolExecutor(len(edges) - 1) as pool:
+            list(pool.map(work, map(slice, edges[:-1], edges[1:])))
+
+    @cached_property
+    def _blas(self) -> ThreadpoolController:
+        return ThreadpoolController()
 
     @cached_property
     def _buffer(self) -> torch.Tensor:

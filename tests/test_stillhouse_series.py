@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers.utils import chat_template_utils
 
-from curation.difficulty import encode
+from curation.student import Student
 from pipelines.prompting import Asker, Prompt
 from stillhouse.recipe import Teacher, load_recipe
 from stillhouse.series import SERIES, SeriesName
@@ -72,19 +72,19 @@ def test_qwen_does_not_think(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_student_is_scored_under_the_template_of_its_series(student: tuple[Any, Any]) -> None:
-    _, tokenizer = student
+    model, tokenizer = student
     before = tokenizer.chat_template
     try:
         tokenizer.chat_template = template_of("qwen3")
-        thinking = encode("hello", "yes", tokenizer, 100)
-        found = encode("hello", "yes", tokenizer, 100, SERIES["qwen-3"].template)
+        thinking = Student(model, tokenizer).encode("hello", "yes", 100)
+        found = Student(model, tokenizer, SERIES["qwen-3"].template).encode("hello", "yes", 100)
     finally:
         tokenizer.chat_template = before
     assert not isinstance(thinking, str)
     assert not isinstance(found, str)
     assert tokenizer.decode(found.prompt).endswith("<think>\n\n</think>\n\n")
-    assert found.prompt[: len(thinking.prompt)] == thinking.prompt
-    assert found.output == thinking.output
+    assert found.prompt[: len(thinking.prompt)].tolist() == thinking.prompt.tolist()
+    assert found.output.tolist() == thinking.output.tolist()
 
 
 @pytest.mark.parametrize("series", SERIES)
