@@ -86,7 +86,14 @@ class PrefixLayer(CacheLayerMixin):  # type: ignore[misc]
 def read_prefix(body: Any, tokens: torch.Tensor, config: Any) -> Any:
     """Return a cache of a prefix, shape (tokens,), for batches of any size; None where the model cannot share one."""
     cache = DynamicCache(config=config)
+    if not _is_read_only(cache):
+        return None
     body(input_ids=tokens[None], past_key_values=cache, use_cache=True)
-    if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
-        return None  # recurrent layers and the like keep a state that is not read but overwritten
+    if not (cache.layers and _is_read_only(cache)):  # some models make their layers on the way, or none
+        return None
     return Cache(layers=[PrefixLayer(layer) for layer in cache.layers])
+
+
+def _is_read_only(cache: Any) -> bool:
+    """Say whether all layers keep keys and values; recurrent ones keep a state that each row would overwrite."""
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)

@@ -168,7 +168,7 @@ class Student:
         self._checked = True
         with torch.inference_mode():
             ids = torch.from_numpy(np.concatenate([row.prompt, row.output])[None]).to(self.model.device)
-            whole = self.model(ids).logits[0, len(row.prompt) - 1 : -1].float()[: self.positions]
+            whole = self.model(ids, use_cache=False).logits[0, len(row.prompt) - 1 : -1].float()[: self.positions]
             targets = torch.from_numpy(row.output[: self.positions]).to(self.model.device)
             wanted = token_figures(whole, targets).loss
             found = token_figures(self.logits(self.hidden([row])[: self.positions]), targets).loss
