@@ -14,7 +14,7 @@ from stillhouse.errors import InputError
 from stillhouse.recipe import Curation, from_options, load_recipe
 from stillhouse.store import RunFolder, write_atomically, write_parquet
 
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 BINS = np.linspace(0.0, 1.0, 11)  # of difficulty
 DIVERSITY_ROWS = 2_000  # at most, that diversity is measured on
 RUN = "the run"  # what the cut is called that the recipe made
@@ -74,7 +74,7 @@ def _name_of(settings: Curation) -> str:
 
 def _write(folder: RunFolder, cut: Cut) -> None:
     path = folder.cut_path(cut.name)
-    if not NAME.match(cut.name):
+    if not NAME.fullmatch(cut.name):
         raise InputError(f"--name {cut.name}: letters, digits, dot, dash and underscore make a name, up to 80 of them")
     about = {"curation": cut.settings.model_dump(mode="json"), "counts": cut.counts, "control_of": cut.control_of}
     if (path / "cut.json").exists():

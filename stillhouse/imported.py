@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import polars as pl
 
@@ -30,30 +31,31 @@ def import_pairs(sources: Sequence[TextSource], settings: Imported) -> tuple[Tab
     for source in sources:
         pairs = read_pairs(source, settings.prompt, settings.completion)
         for given, prompt, completion in zip(_given(pairs), pairs.prompts, pairs.completions, strict=True):
-            shown = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
-            key = hashlib.sha256(json.dumps([shown, completion]).encode()).hexdigest()[:16]
-            seen[key] += 1
-            text = given.get("text") or shown
-            texts.setdefault(text_id(text), _text(text, given, source))
-            task = given.get("instruction_id") or "|".join(
-                (given.get("perspective") or "all", given.get("task_type") or UNKNOWN)
-            )
-            tasks.setdefault(task, given)
-            reason = _fault(prompt, completion)
-            rows.append(
-                {
-                    "sample_id": key if seen[key] == 1 else f"{key}-{seen[key]}",
-                    "text_id": text_id(text),
-                    "instruction_id": task,
-                    "prompt": shown,
-                    "output": completion,
-                    "status": "invalid" if reason else "valid",
-                    "reason": reason,
-                    "attempts": 1,
-                }
-            )
+            row = _response(given, prompt, completion)
+            texts.setdefault(str(row["text_id"]), _text(given.get("text") or str(row["prompt"]), given, source))
+            tasks.setdefault(str(row["instruction_id"]), given)
+            sample_id = str(row["sample_id"])
+            seen[sample_id] += 1
+            rows.append(row if seen[sample_id] == 1 else {**row, "sample_id": f"{sample_id}-{seen[sample_id]}"})
     invalid = sum(row["status"] == "invalid" for row in rows)
     return _tables(rows, texts, tasks), {"valid": len(rows) - invalid, "invalid": invalid}
+
+
+def _response(given: dict[str, str | None], prompt: Prompt, completion: str) -> dict[str, object]:
+    """Return a row of `responses`."""
+    shown = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+    task = "|".join((given.get("perspective") or "all", given.get("task_type") or UNKNOWN))
+    reason = _fault(prompt, completion)
+    return {
+        "sample_id": hashlib.sha256(json.dumps([shown, completion]).encode()).hexdigest()[:16],
+        "text_id": text_id(given.get("text") or shown),
+        "instruction_id": given.get("instruction_id") or task,
+        "prompt": shown,
+        "output": completion,
+        "status": "invalid" if reason else "valid",
+        "reason": reason,
+        "attempts": 1,
+    }
 
 
 def kept_rows(
@@ -92,7 +94,7 @@ def _text(text: str, given: dict[str, str | None], source: TextSource) -> dict[s
         "text_id": text_id(text),
         "text": text,
         "domain": given.get("domain") or source.domain,
-        "source": source.dataset or source.path,
+        "source": source.dataset or Path(source.path or "").name,
         "licence": source.licence,
         "language": source.language,
     }

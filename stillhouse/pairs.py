@@ -41,9 +41,15 @@ def read_pairs(source: TextSource, prompt: str = "prompt", completion: str = "co
         require_columns([prompt, completion], rows.columns, f"{place} (which has no `messages` either)")
         given = rows.select(prompt, completion).iter_rows()
     else:
-        given = ((turns[:-1], turns[-1:]) for turns in rows["messages"].fill_null([]).to_list())
+        given = (_cut_off_answer(turns or []) for turns in rows["messages"].to_list())
     pairs = [_pair(question, answer, f"{place}, row {number}") for number, (question, answer) in enumerate(given, 1)]
     return Pairs(rows, [question for question, _ in pairs], [answer for _, answer in pairs])
+
+
+def _cut_off_answer(turns: Any) -> tuple[Any, Any]:
+    """Return the turns before the last, and the last; a conversation that does not end with an answer has none."""
+    answered = isinstance(turns, list) and bool(turns) and isinstance(turns[-1], dict)
+    return (turns[:-1], turns[-1:]) if answered and turns[-1].get("role") == "assistant" else (turns, [])
 
 
 def _pair(question: Any, answer: Any, place: str) -> tuple[Prompt, str]:

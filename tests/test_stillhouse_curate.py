@@ -215,11 +215,12 @@ def test_one_row_and_identical_rows_leave_one(tmp_path: Path) -> None:
 
 def test_a_conversation_is_a_reason(tmp_path: Path) -> None:
     turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user", "assistant")]
-    data = write(tmp_path / "talk.jsonl", [{"messages": turns}])
+    data = write(tmp_path / "talk.jsonl", [{"messages": turns}, {"messages": turns[:1]}, {"messages": None}])
     done = stillhouse("curate", data, "--out", tmp_path / "run")
     assert done.returncode == 1
     responses = pl.read_parquet(tmp_path / "run" / "responses.parquet")
-    assert responses["reason"].to_list() == ["a conversation of 3 turns; only one question and its answer are curated"]
+    talk = "a conversation of 3 turns; only one question and its answer are curated"
+    assert responses["reason"].to_list() == [talk, "empty completion", "empty completion"]
 
 
 @pytest.mark.xdist_group("student")
