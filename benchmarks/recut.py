@@ -1,8 +1,9 @@
-"""`stillhouse select` on a million samples: seconds and peak memory of each strategy that needs no embeddings.
+"""`stillhouse select` on a million samples with embeddings: seconds and peak memory.
 
     python benchmarks/recut.py [--samples 1000000]
 
-The run folder is made of random scores, 500 instructions and 100,000 texts; it is deleted at the end.
+The run folder is made of random scores and embeddings of 500 instructions, 100,000 texts and 200,000 different
+outputs, 384 dimensions each; it is deleted at the end.
 """
 
 import argparse
@@ -14,15 +15,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
+from curation.vectors import SampleVectors
 from stillhouse.recipe import Recipe
 from stillhouse.schemas import INSTRUCTIONS, RESPONSES, SCORES, TEXTS
 from stillhouse.store import RunFolder
 
-INSTRUCTION_COUNT, TEXT_COUNT = 500, 100_000
+INSTRUCTION_COUNT, TEXT_COUNT, OUTPUT_COUNT = 500, 100_000, 200_000
 WAYS = (
     ["--rate", "0.1"],
     ["--rate", "0.1", "--scope", "task"],
@@ -70,11 +73,22 @@ def make_run(folder: RunFolder, count: int) -> None:
         folder, "responses", RESPONSES, sample_id=ids, status=status, prompt=prompts,
         instruction_id=[f"i{n}" for n in instructions], text_id=[f"t{n}" for n in texts],
     )  # fmt: skip
+    ids = ids.filter(pl.Series(valid))
+    parts = [(INSTRUCTION_COUNT, instructions[valid]), (TEXT_COUNT, texts[valid]), (OUTPUT_COUNT, None)]
+    SampleVectors(ids.to_list(), [_embedded(rng, size, places, len(ids)) for size, places in parts]).save(
+        folder.vectors_path, "benchmark"
+    )
     near = np.where(rng.random(count) < 0.1, 0.95, np.nan)[valid]
     _write(
-        folder, "scores", SCORES, sample_id=ids.filter(pl.Series(valid)), difficulty=rng.random(count)[valid],
+        folder, "scores", SCORES, sample_id=ids, difficulty=rng.random(count)[valid],
         nearest_similarity=pl.Series(near).fill_nan(None),
     )  # fmt: skip
+
+
+def _embedded(rng: np.random.Generator, size: int, places: Any, count: int) -> tuple[Any, Any]:
+    vectors = rng.normal(size=(size, 384)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors, rng.integers(0, size, count) if places is None else places
 
 
 def _write(folder: RunFolder, name: str, schema: pl.Schema, **columns: object) -> None:

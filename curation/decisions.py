@@ -96,7 +96,13 @@ def _verdict(settings: Curation) -> pl.Expr:
         pl.when(invalid).then(pl.lit("validity")).when(near).then(pl.lit("near_duplicate"))
         .when(unscored).then(pl.lit("difficulty")).otherwise(pl.lit("selection"))
     )  # fmt: skip
-    reason = pl.when(invalid).then("invalid_reason").when(near).then(neighbour).otherwise("unscored_reason")
+    reason = (
+        pl.when(invalid)
+        .then("invalid_reason")
+        .when(near)
+        .then(neighbour)
+        .otherwise(pl.coalesce("unscored_reason", pl.lit("not scored")))
+    )
     threshold = pl.when(near & ~invalid).then(pl.lit(settings.similarity))
     return pl.struct(stage.alias("stage"), reason.alias("verdict_reason"), threshold.alias("verdict_threshold")).alias(
         "verdict"

@@ -22,7 +22,8 @@ from stillhouse.checkpoint import Checkpoint
 
 Sample = tuple[str | list[dict[str, str]], str]
 Report = Callable[[int, int], None]  # is told what is done, and the tokens read for it
-CHUNK = 1024  # samples that are scored together, and lost at most where a run is killed
+# Samples that are scored together, and lost at most where a run is killed: some minutes of a small model on a CPU.
+CHUNK, CHUNK_CHARACTERS = 1024, 400_000
 
 
 @dataclass(frozen=True)
@@ -46,25 +47,39 @@ def score_samples(
 ) -> list[Score]:
     """Score pairs of a prompt (a text, or the turns of a conversation) and an output, in their order.
 
-    Pairs are worked off sorted by prompt, so that neighbours share what they begin with, CHUNK at a time: a score does
-    not depend on the order of the samples, nor on whether the run was interrupted. Samples whose scores `checkpoint`
-    holds are left out. `report` is told samples done and tokens read so far.
+    Pairs are worked off sorted by prompt, so that neighbours share what they begin with, a chunk at a time: a score
+    does not depend on the order of the samples, nor on whether the run was interrupted. Samples whose scores
+    `checkpoint` holds are left out. `report` is told samples done and tokens read so far.
 
     Raises RunError where the model's logits are not those of its output layer.
     """
     keys = [hashlib.sha256(json.dumps(sample).encode()).hexdigest() for sample in samples]
     order = sorted(range(len(samples)), key=lambda number: json.dumps(samples[number]))
     tokens = 0
-    for start in range(0, len(order), CHUNK):
-        chunk = order[start : start + CHUNK]
+    done = 0
+    for chunk in _chunks(order, samples):
         fresh = [number for number in chunk if checkpoint.get(keys[number]) is None]
-        told = _beyond(report, start + len(chunk) - len(fresh), tokens)
+        done += len(chunk)
+        told = _beyond(report, done - len(fresh), tokens)
         found, read = score_chunk([samples[number] for number in fresh], student, max_length, told)
         if fresh:
             checkpoint.put({keys[number]: astuple(score) for number, score in zip(fresh, found, strict=True)})
         tokens += read
-        report(start + len(chunk), tokens)
+        report(done, tokens)
     return [Score(*checkpoint.get(key)) for key in keys]
+
+
+def _chunks(order: Sequence[int], samples: Sequence[Sample]) -> Iterator[list[int]]:
+    chunk: list[int] = []
+    size = 0
+    for number in order:
+        chunk.append(number)
+        size += len(str(samples[number]))
+        if len(chunk) == CHUNK or size > CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _beyond(report: Report, done: int, tokens: int) -> Report:

@@ -26,7 +26,10 @@ def valid_samples(responses: pl.DataFrame, texts: pl.DataFrame, instructions: pl
         .join(instructions.select("instruction_id", "instruction"), on="instruction_id", maintain_order="left")
     )
     if valid.is_empty():
-        raise RunError(f"responses: none of {len(responses)} is valid; see the reasons in responses.parquet")
+        reason = responses["reason"].drop_nulls().mode().sort().head(1).to_list()
+        raise RunError(
+            f"responses: none of {len(responses)} is valid; the commonest reason: {reason[0] if reason else '?'}"
+        )
     return valid
 
 

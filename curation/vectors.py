@@ -1,9 +1,12 @@
 """Embeddings of samples: each distinct part once, on disk, so that a later cut needs no encoder."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +15,11 @@ import polars as pl
 from stillhouse.encoder import Encoder
 from stillhouse.errors import RunError
 from stillhouse.near_duplicates import Vectors
+from stillhouse.store import replacing
 
+# Of a sample, what is embedded apart: a long instruction that many share would make all of them look alike.
+PARTS = ("instruction", "text", "output")
+IMPORTED_PARTS = ("prompt", "output")
 ENCODED_AT_ONCE = 256
 
 
@@ -39,34 +46,44 @@ class SampleVectors:
             f"vectors_{number}": matrix for number, (matrix, _) in enumerate(self.parts)
         }
         arrays |= {f"places_{number}": places for number, (_, places) in enumerate(self.parts)}
-        temporary = path.with_name(f".{path.name}.part")
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, about=np.array(about), ids=np.array(self.ids), **arrays)
-        temporary.replace(path)
 
 
 def load_vectors(path: Path, about: str | None = None) -> SampleVectors | None:
-    """Return saved vectors; None where there are none, or where they are about something else."""
+    """Return saved vectors; None where there are none that can be read, or where they are about something else."""
     if not path.exists():
         return None
-    with np.load(path, allow_pickle=False) as arrays:
-        if about is not None and str(arrays["about"]) != about:
-            return None
-        count = sum(name.startswith("vectors_") for name in arrays.files)
-        parts = [(arrays[f"vectors_{number}"], arrays[f"places_{number}"]) for number in range(count)]
-        return SampleVectors(arrays["ids"].tolist(), parts)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if about is not None and str(arrays["about"]) != about:
+                return None
+            count = sum(name.startswith("vectors_") for name in arrays.files)
+            parts = [(arrays[f"vectors_{number}"], arrays[f"places_{number}"]) for number in range(count)]
+            return SampleVectors(arrays["ids"].tolist(), parts)
+    except (BadZipFile, EOFError, ValueError):  # damaged: they are made anew
+        return None
+
+
+def content_of(samples: pl.DataFrame, columns: Sequence[str]) -> str:
+    """Return a digest of what is embedded: a sample's id does not tell its output."""
+    digest = hashlib.sha256()
+    for column in ("sample_id", *columns):
+        digest.update("\0".join(samples[column].to_list()).encode())
+    return digest.hexdigest()
 
 
 def vectors_of(path: Path) -> Callable[[Sequence[str]], Vectors]:
     """Return what embeds samples by their ids, from saved vectors, which are read when they are first asked for.
 
-    Raises RunError then, where there are none.
+    Raises RunError then, where there are none, or not those of the samples.
     """
+    loaded = cache(load_vectors)
 
     def dense(ids: Sequence[str]) -> Vectors:
-        known = load_vectors(path)
+        known = loaded(path)
         if known is None:
-            raise RunError(f"{path} is not there; delete scores.parquet beside it and run again")
+            raise RunError(f"{path} is not there, or damaged; delete scores.parquet beside it and run again")
         return known.dense(ids)
 
     return dense

@@ -14,6 +14,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from hub_cards.facts import collect_facts
 from hub_cards.rows import Tables, published_rows, split_by_text
+from stillhouse.recipe import UNKNOWN
 from stillhouse.store import replace_folder
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.jinja"
@@ -25,7 +26,7 @@ def write_dataset(target: Path, tables: Tables, manifest: dict[str, Any], recipe
 
     Configs: `default` (kept), `rejected` (with filter and reason), `instructions`, `perspectives`.
     """
-    kept, rejected = published_rows(tables, recipe["teacher"]["model"])
+    kept, rejected = published_rows(tables, UNKNOWN if recipe["imported"] else recipe["teacher"]["model"])
     configs = {
         "default": split_by_text(kept, recipe["publish"]["test_share"]),
         "rejected": {"train": rejected},

@@ -6,7 +6,7 @@ import polars as pl
 
 from hub_cards.rows import Tables
 from stillhouse.coverage import coverage, unmet_quotas
-from stillhouse.recipe import Quota
+from stillhouse.recipe import UNKNOWN, Quota
 
 TEACHER_KEYS = (
     *("backend", "model", "revision", "series", "api", "system_prompt", "top_p", "top_k"),
@@ -23,7 +23,7 @@ def collect_facts(tables: Tables, manifest: dict[str, Any], recipe: dict[str, An
     return {
         "name": recipe["name"],
         "licence": None if recipe["publish"]["licence"] == "unknown" else recipe["publish"]["licence"],
-        "languages": sorted(tables["texts"]["language"].unique().to_list()),
+        "languages": sorted(set(tables["texts"]["language"]) - {UNKNOWN}),
         "text_licences": sorted(tables["texts"]["licence"].unique().to_list()),
         "domains": sorted(tables["texts"]["domain"].unique().to_list()),
         **_generation(recipe),

@@ -153,8 +153,10 @@ class Build:
             for name in stale:
                 manifest["seconds"].pop(name, None)
         elif stale:
-            old, new = entries[stale[0]], prints[stale[0]]
-            changed = [part for part in ("recipe", "input", "code") if old.get(part) != new[part]] or ["earlier stage"]
+            old, new = entries[stale[0]], prints.get(stale[0])
+            parts = ("recipe", "input", "code")
+            changed = [part for part in parts if old.get(part) != new[part]] if new else ["kind of data"]
+            changed = changed or ["earlier stage"]
             raise InputError(
                 f"{self.folder.path} was made with another {' and '.join(changed)}, from stage {stale[0]} on. "
                 "Use --out for another folder, or --update to rebuild these stages here "
@@ -216,9 +218,7 @@ def _inputs(stage: Stage, recipe: Recipe, data: dict[str, Any]) -> list[str | No
     """Return digests of the files that a stage reads besides tables: text sources, local models."""
     if "texts" in stage.keys:
         return [_file_digest(file) for source in recipe.texts.sources for file in source_files(source)]
-    models = {"teacher.model", "perspectives", "curation.encoder", "curation.student", "curation.proxy"} & set(
-        stage.keys
-    )
+    models = MODELS & set(stage.keys)
     names = ("perspectives.encoder" if key == "perspectives" else key for key in sorted(models))
     references = [_value_at(data, name) for name in names]
     return [content_digest(one) for some in references for one in (some if isinstance(some, list) else [some]) if one]

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from stillhouse.store import write_atomically
+
 
 class Checkpoint:
     """Results by key, in a file of JSON lines; without a path they are kept in memory only.
@@ -22,9 +24,12 @@ class Checkpoint:
         content = path.read_bytes() if path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1] if content.startswith(first) else first
         if whole != content:
-            path.write_bytes(whole)
+            write_atomically(path, whole)
         for line in whole.splitlines()[1:]:
-            self._known.update(json.loads(line))
+            try:
+                self._known.update(json.loads(line))
+            except ValueError:  # damaged: its results are computed anew
+                continue
 
     def get(self, key: str) -> Any:
         """Return the result of a key; None where there is none."""

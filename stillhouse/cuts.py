@@ -2,10 +2,11 @@
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,10 @@ from stillhouse.errors import InputError
 from stillhouse.recipe import Curation, from_options, load_recipe
 from stillhouse.store import RunFolder, write_atomically, write_parquet
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+if TYPE_CHECKING:
+    from curation.vectors import SampleVectors
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,69}")
 BINS = np.linspace(0.0, 1.0, 11)  # of difficulty
 DIVERSITY_ROWS = 2_000  # at most, that diversity is measured on
 RUN = "the run"  # what the cut is called that the recipe made
@@ -46,9 +50,13 @@ def make_cuts(folder: RunFolder, changes: dict[str, Any], name: str | None, cont
         raise InputError(
             f"--controls: no control is called {', '.join(sorted(unknown))}; there are: {', '.join(get_args(Control))}"
         )
+    if "scores" not in folder.manifest()["stages"]:
+        raise InputError(f"{folder.path} has no scores of its present responses; `stillhouse run` makes them")
     recipe = load_recipe(folder.recipe_path)
     settings = from_options(Curation, {**recipe.curation.model_dump(), **changes})
     name = name or _name_of(settings)
+    if not all(NAME.fullmatch(one) for one in (name, *(f"{name}-{kind}" for kind in controls))):
+        raise InputError(f"--name {name}: letters, digits, dot, dash and underscore make a name, up to 70 of them")
     samples = samples_of(
         {table: folder.scan_table(table) for table in ("texts", "instructions", "responses", "scores")}
     )
@@ -74,26 +82,38 @@ def _name_of(settings: Curation) -> str:
 
 def _write(folder: RunFolder, cut: Cut) -> None:
     path = folder.cut_path(cut.name)
-    if not NAME.fullmatch(cut.name):
-        raise InputError(f"--name {cut.name}: letters, digits, dot, dash and underscore make a name, up to 80 of them")
-    about = {"curation": cut.settings.model_dump(mode="json"), "counts": cut.counts, "control_of": cut.control_of}
+    about = {
+        "curation": cut.settings.model_dump(mode="json"),
+        "counts": cut.counts,
+        "control_of": cut.control_of,
+        "scores": _scores_of(folder),
+    }
     if (path / "cut.json").exists():
         known = json.loads((path / "cut.json").read_text(encoding="utf-8"))
         if known["curation"] != about["curation"]:
             raise InputError(f"{path} holds a cut with other settings; give this one another --name, or delete that")
+    shutil.rmtree(path / "dataset", ignore_errors=True)  # of the rows that were kept before
     path.mkdir(parents=True, exist_ok=True)
     write_parquet(path / "decisions.parquet", cut.decisions)
     content = json.dumps({**about, "made_at": datetime.now(UTC).isoformat(timespec="microseconds")}, indent=2)
     write_atomically(path / "cut.json", content.encode())
 
 
+def _scores_of(folder: RunFolder) -> str | None:
+    """Return the fingerprint of the scores that a cut is made of."""
+    entry = folder.manifest()["stages"].get("scores", {})
+    return str(entry["fingerprint"]) if "fingerprint" in entry else None
+
+
 def last_cut(folder: RunFolder) -> tuple[str, pl.DataFrame] | None:
     """Return name, and per sample whether it was kept, of the cut made last: the run's own where there is no other.
 
-    A control is not a cut that one goes on from.
+    A control is not a cut that one goes on from, and a cut of earlier scores is past.
     """
     known = {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in folder.path.glob("cuts/*/cut.json")}
-    made = {about["made_at"]: path for path, about in known.items() if about["control_of"] is None}
+    scores = _scores_of(folder)
+    mine = {path: about for path, about in known.items() if about["control_of"] is None and about["scores"] == scores}
+    made = {about["made_at"]: path for path, about in mine.items()}
     if made:
         path = made[max(made)]
         return path.name, pl.read_parquet(path / "decisions.parquet", columns=["sample_id", "kept"], glob=False)
@@ -129,15 +149,13 @@ def _histogram(difficulty: pl.Series) -> list[int]:
     return [int(count) for count in np.histogram(difficulty.drop_nulls().to_numpy(), BINS)[0]]
 
 
-def diversity_of(folder: RunFolder, cut: Cut) -> dict[str, float] | None:
+def diversity_of(vectors: "SampleVectors | None", cut: Cut) -> dict[str, float] | None:
     """Return Vendi score and mean cosine distance of the eligible samples and of the kept ones; None without vectors.
 
     Both on as many rows, since a Vendi score grows with their number: at most DIVERSITY_ROWS, by lot.
     """
     from curation.diversity import mean_distance, vendi_score
-    from curation.vectors import load_vectors
 
-    vectors = load_vectors(folder.vectors_path)
     if vectors is None:
         return None
     eligible = cut.decisions.filter(pl.col("stage") == "selection").sort("draw")

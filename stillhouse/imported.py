@@ -8,28 +8,31 @@ from pathlib import Path
 
 import polars as pl
 
+from stillhouse.errors import InputError
 from stillhouse.pairs import Pairs, Prompt, read_pairs
-from stillhouse.recipe import Imported, TextSource
+from stillhouse.recipe import UNKNOWN, Imported, TextSource
 from stillhouse.schemas import ATTRIBUTES, INSTRUCTIONS, PERSPECTIVES, RESPONSES, TEXTS, table_of
-from stillhouse.texts import text_id
 
-UNKNOWN = "unknown"
-SCORED = ("sample_id", "difficulty", "perplexity", "ifd", "output_tokens")
+ROW_ID = "stillhouse_id"
+SCORED = ("difficulty", "perplexity", "ifd", "output_tokens")
 Tables = dict[str, pl.DataFrame]
 
 
-def import_pairs(sources: Sequence[TextSource], settings: Imported) -> tuple[Tables, dict[str, int]]:
-    """Return the tables up to `responses`, and the counts `valid` and `invalid`.
+def import_pairs(sources: Sequence[TextSource], settings: Imported) -> tuple[Tables, pl.DataFrame, dict[str, int]]:
+    """Return the tables up to `responses`, the rows as they were given, and the counts `valid` and `invalid`.
 
-    A row's id is that of its prompt and completion, with the number of its repetition. The texts are the rows' own,
-    where they have a column `text`, else their prompts. Raises InputError as `read_pairs` does.
+    A row's id is that of its prompt and completion, with the number of its repetition; the given rows have it as
+    ROW_ID. The texts are the rows' own, where they have a column `text`, else their prompts. Raises InputError as
+    `read_pairs` does.
     """
     rows: list[dict[str, object]] = []
     texts: dict[str, dict[str, object]] = {}
     tasks: dict[str, dict[str, str | None]] = {}
+    frames: list[pl.DataFrame] = []
     seen: Counter[str] = Counter()
     for source in sources:
         pairs = read_pairs(source, settings.prompt, settings.completion)
+        frames.append(pairs.rows)
         for given, prompt, completion in zip(_given(pairs), pairs.prompts, pairs.completions, strict=True):
             row = _response(given, prompt, completion)
             texts.setdefault(str(row["text_id"]), _text(given.get("text") or str(row["prompt"]), given, source))
@@ -38,7 +41,10 @@ def import_pairs(sources: Sequence[TextSource], settings: Imported) -> tuple[Tab
             seen[sample_id] += 1
             rows.append(row if seen[sample_id] == 1 else {**row, "sample_id": f"{sample_id}-{seen[sample_id]}"})
     invalid = sum(row["status"] == "invalid" for row in rows)
-    return _tables(rows, texts, tasks), {"valid": len(rows) - invalid, "invalid": invalid}
+    as_given = pl.concat(frames, how="diagonal_relaxed").with_columns(
+        pl.Series(ROW_ID, [row["sample_id"] for row in rows], pl.String)
+    )
+    return _tables(rows, texts, tasks), as_given, {"valid": len(rows) - invalid, "invalid": invalid}
 
 
 def _response(given: dict[str, str | None], prompt: Prompt, completion: str) -> dict[str, object]:
@@ -47,8 +53,8 @@ def _response(given: dict[str, str | None], prompt: Prompt, completion: str) -> 
     task = "|".join((given.get("perspective") or "all", given.get("task_type") or UNKNOWN))
     reason = _fault(prompt, completion)
     return {
-        "sample_id": hashlib.sha256(json.dumps([shown, completion]).encode()).hexdigest()[:16],
-        "text_id": text_id(given.get("text") or shown),
+        "sample_id": _digest([shown, completion]),
+        "text_id": _digest(given.get("text") or shown),
         "instruction_id": given.get("instruction_id") or task,
         "prompt": shown,
         "output": completion,
@@ -58,27 +64,26 @@ def _response(given: dict[str, str | None], prompt: Prompt, completion: str) -> 
     }
 
 
-def kept_rows(
-    sources: Sequence[TextSource], settings: Imported | None, decisions: pl.DataFrame, scores: pl.DataFrame
-) -> pl.DataFrame:
+def _digest(value: object) -> str:
+    """Return an id. Texts are told apart to the letter: indentation and case matter in prompts."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def kept_rows(given: pl.DataFrame, decisions: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
     """Return the kept rows as they were given, and those scores whose names are not taken by columns of theirs."""
-    given = settings or Imported.model_validate({})
-    rows = pl.concat(
-        [read_pairs(source, given.prompt, given.completion).rows for source in sources], how="diagonal_relaxed"
-    )
-    figures = decisions.select("sample_id", "kept").join(scores, on="sample_id", how="left", maintain_order="left")
-    fresh = figures.select(name for name in SCORED if name not in rows.columns)
-    return rows.hstack(fresh).filter(figures["kept"])
+    kept = decisions.filter("kept").select("sample_id").join(scores, on="sample_id")
+    fresh = kept.select(pl.col("sample_id").alias(ROW_ID), *(name for name in SCORED if name not in given.columns))
+    return given.join(fresh, on=ROW_ID, maintain_order="left")
 
 
 def _given(pairs: Pairs) -> list[dict[str, str | None]]:
-    """Return what the rows say of themselves."""
-    known = [
-        name for name in ("text", "instruction_id", "task_type", "perspective", "domain") if name in pairs.rows.columns
-    ]
-    if not known:
-        return [{}] * len(pairs.rows)
-    return pairs.rows.select(pl.col(known).cast(pl.String, strict=False)).to_dicts()
+    """Return what the rows say of themselves. Raises InputError where a column is no text."""
+    names = ("text", "instruction_id", "task_type", "perspective", "domain")
+    known = [name for name in names if name in pairs.rows.columns]
+    for name in known:
+        if pairs.rows.schema[name].is_nested() or pairs.rows.schema[name] in (pl.Binary, pl.Object):
+            raise InputError(f"column `{name}` holds {pairs.rows.schema[name]}, not text; rename or drop it")
+    return pairs.rows.select(pl.col(known).cast(pl.String)).to_dicts() if known else [{}] * len(pairs.rows)
 
 
 def _fault(prompt: Prompt, completion: str) -> str | None:
@@ -91,7 +96,7 @@ def _fault(prompt: Prompt, completion: str) -> str | None:
 
 def _text(text: str, given: dict[str, str | None], source: TextSource) -> dict[str, object]:
     return {
-        "text_id": text_id(text),
+        "text_id": _digest(text),
         "text": text,
         "domain": given.get("domain") or source.domain,
         "source": source.dataset or Path(source.path or "").name,

@@ -8,7 +8,7 @@ import signal
 from dataclasses import asdict, fields
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 from distilabel.models.llms import LLM
@@ -29,6 +29,7 @@ from stillhouse.models import load_causal_lm
 from stillhouse.near_duplicates import find_near_duplicates
 from stillhouse.progress import Unseen
 from stillhouse.recipe import OFFLINE_ENCODER, Runtime, Teacher
+from stillhouse.series import SERIES, SeriesName
 
 
 class StillhouseLLM(LLM):  # type: ignore[misc]
@@ -131,7 +132,9 @@ class ScoreDifficulty(Step):  # type: ignore[misc]
     student_revision: str | None = None
     prompt: str = "instruction"
     completion: str = "generation"
+    series: SeriesName | None = None
     max_length: int = 1024
+    dtype: Literal["float32", "bfloat16"] = "float32"
     device: str = "auto"
     input_batch_size: int = 512
     _student: Any = PrivateAttr(default=None)
@@ -149,7 +152,9 @@ class ScoreDifficulty(Step):  # type: ignore[misc]
     def load(self) -> None:
         """Load the student."""
         super().load()
-        self._student = Student(*load_causal_lm(self.student, self.student_revision, self.device))
+        template = SERIES[self.series].template if self.series else {}
+        loaded = load_causal_lm(self.student, self.student_revision, self.device, self.dtype)
+        self._student = Student(*loaded, template)
 
     def process(self, inputs: StepInput) -> StepOutput:
         """Score a batch."""
@@ -188,8 +193,9 @@ class FindNearDuplicates(GlobalStep):  # type: ignore[misc]
     def process(self, inputs: StepInput) -> StepOutput:
         """Compare all rows."""
         ids = [str(number) for number in range(len(inputs))]
-        table = pl.DataFrame({"sample_id": ids, **{name: [row[name] or "" for row in inputs] for name in self.columns}})
-        near = find_near_duplicates(embed_samples(table, self.columns, self._encoder).dense(ids), self.similarity)
+        parts = {f"part {name}": [row[name] or "" for row in inputs] for name in self.columns}
+        table = pl.DataFrame({"sample_id": ids, **parts})
+        near = find_near_duplicates(embed_samples(table, list(parts), self._encoder).dense(ids), self.similarity)
         found = zip(inputs, near.kept.tolist(), near.nearest.tolist(), near.similarity.tolist(), strict=True)
         yield [
             {

@@ -73,7 +73,8 @@ def curate_data(recipe: Recipe, out: Path | None = None, update: bool = False) -
         display,
         update=update,
     )
-    kept = kept_rows(recipe.texts.sources, recipe.imported, folder.read_table("decisions"), folder.read_table("scores"))
+    rows = pl.read_parquet(folder.imported_path, glob=False)
+    kept = kept_rows(rows, folder.read_table("decisions"), folder.read_table("scores"))
     write_parquet(folder.path / "kept.parquet", kept)
     display.console.print(f"{len(kept):,} rows kept, with all their columns: {folder.path / 'kept.parquet'}")
     display.next_command(
@@ -216,6 +217,8 @@ def import_instructions(path: Path, file: Path) -> dict[str, int]:
     from pipelines.edits import LEFT_OUT, apply_entries, kept_edits, read_entries
 
     folder = opened(path)
+    if load_recipe(folder.recipe_path).imported:
+        raise InputError(f"{path} was curated from prompts and completions that existed; its instructions are not used")
     with folder.locked():
         entries = read_entries(file)
         shown = folder.read_table("instructions")
@@ -252,15 +255,17 @@ def select_cuts(
     path: Path, changes: dict[str, Any], name: str | None, controls: list[str], write: bool, as_json: bool = False
 ) -> list[dict[str, Any]]:
     """Decide anew from stored scores, print what changes against the last cut, and return it."""
+    from curation.vectors import load_vectors
+
     folder = opened(path)
     with folder.locked():
         before = last_cut(folder)
         cuts = make_cuts(folder, changes, name, controls)
         for cut in cuts if write else []:
             write_cut_dataset(folder, cut)
-    reports = []
+    reports, vectors = [], load_vectors(folder.vectors_path)
     for cut in cuts:
-        figures = {**asdict(difference(cut, before)), "diversity": diversity_of(folder, cut)}
+        figures = {**asdict(difference(cut, before)), "diversity": diversity_of(vectors, cut)}
         reports.append({"name": cut.name, "counts": cut.counts, **figures})
         before = cuts[0].name, cuts[0].decisions.select("sample_id", "kept")
     if as_json:
@@ -283,9 +288,13 @@ def write_cut_dataset(folder: RunFolder, cut: Cut) -> Path:
 
     recipe = load_recipe(folder.recipe_path)
     recipe = recipe.model_copy(update={"name": f"{recipe.name}-{cut.name}"[:80], "curation": cut.settings})
+    made = recipe.model_dump(mode="json")
+    if cut.control_of:
+        kind = cut.name.removeprefix(f"{cut.control_of}-")
+        made["curation"] |= {"strategy": f"{kind}, as many as in the cut {cut.control_of}", "quotas": []}
     tables = {name: folder.read_table(name) for name in TABLES if name != "decisions"}
     target = folder.cut_path(cut.name) / "dataset"
-    write_dataset(target, {**tables, "decisions": cut.decisions}, folder.manifest(), recipe.model_dump(mode="json"))
+    write_dataset(target, {**tables, "decisions": cut.decisions}, folder.manifest(), made)
     return target
 
 

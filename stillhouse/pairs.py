@@ -1,5 +1,6 @@
 """Prompts and completions that somebody else made: from prompt and completion columns, or from messages."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,6 @@ from stillhouse.recipe import TextSource
 
 Turn = dict[str, str]
 Prompt = str | list[Turn]  # a conversation of several turns is rendered by the student's chat template
-ROLES = {"system", "user", "assistant", "tool"}
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,12 @@ def read_pairs(source: TextSource, prompt: str = "prompt", completion: str = "co
     place = str(source.dataset or source.path)
     if rows.is_empty():
         raise InputError(f"{place} has no rows")
+    given: Iterable[tuple[Any, Any]]
     if {prompt, completion} <= set(rows.columns) or "messages" not in rows.columns:
         require_columns([prompt, completion], rows.columns, f"{place} (which has no `messages` either)")
-        given = rows.select(prompt, completion).iter_rows()
+        given = zip(rows[prompt].to_list(), rows[completion].to_list(), strict=True)
+    elif not isinstance(rows.schema["messages"], pl.List):
+        raise InputError(f"{place}: column `messages` holds {rows.schema['messages']}, not lists of turns")
     else:
         given = (_cut_off_answer(turns or []) for turns in rows["messages"].to_list())
     pairs = [_pair(question, answer, f"{place}, row {number}") for number, (question, answer) in enumerate(given, 1)]
@@ -66,7 +69,8 @@ def _turns(value: Any, place: str) -> str | list[Turn]:
     if value is None or isinstance(value, str):
         return value or ""
     if not isinstance(value, list) or not all(
-        isinstance(turn, dict) and turn.get("role") in ROLES and isinstance(turn.get("content"), str) for turn in value
+        isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str | None)
+        for turn in value
     ):
         raise InputError(f"{place}: a prompt, completion or message is neither text nor turns of role and content")
-    return [{"role": turn["role"], "content": turn["content"]} for turn in value]
+    return [{"role": turn["role"], "content": turn.get("content") or ""} for turn in value]

@@ -22,6 +22,9 @@ CONCURRENCY = {"embedded": 8, "endpoint": 32, "vllm": 256, "batch": 10_000}  # r
 PAPER_MIN_SHARE = 10 / 20_000  # CompEffDist: seen in more than 10 of 20,000 texts
 
 
+UNKNOWN = "unknown"  # what is not told of somebody else's data
+
+
 class Section(BaseModel):
     """Base of all sections: immutable, and an unknown key is an error."""
 
@@ -392,6 +395,12 @@ class Recipe(Section):
     runtime: Runtime = Runtime.model_validate({})
 
     @model_validator(mode="after")
+    def _imported_texts_are_taken_as_they_are(self) -> Self:
+        if self.imported and self.texts.similarity:
+            raise ValueError("`texts.similarity` is for texts, not for `imported` rows; use `curation.similarity`")
+        return self
+
+    @model_validator(mode="after")
     def _cost_has_a_price(self) -> Self:
         if self.runtime.max_cost and not self.teacher.price:
             raise ValueError("`runtime.max_cost` needs `teacher.price`")
@@ -403,7 +412,10 @@ def from_options(section: type[SectionType], options: dict[str, Any]) -> Section
     try:
         return section.model_validate(options)
     except ValidationError as error:
-        faults = (f"--{'.'.join(map(str, fault['loc'])).replace('_', '-')}: {fault['msg']}" for fault in error.errors())
+        faults = (
+            f"--{'.'.join(map(str, fault['loc'])).replace('_', '-')}: {fault['msg']}" if fault["loc"] else fault["msg"]
+            for fault in error.errors()
+        )
         raise InputError("; ".join(faults)) from error
 
 
@@ -423,13 +435,15 @@ def load_recipe(path: Path) -> Recipe:
     if not isinstance(data, dict):
         raise InputError(f"recipe {path} must be a mapping of sections, like recipes/demo.yaml")
     try:
-        return _anchor_paths(Recipe.model_validate(data), path.resolve().parent)
+        return anchor_paths(Recipe.model_validate(data), path.resolve().parent)
     except ValidationError as error:
         faults = "\n".join(f"  {_explain(fault)}" for fault in error.errors())
         raise InputError(f"recipe {path} has {error.error_count()} fault(s):\n{faults}") from error
 
 
-def _anchor_paths(recipe: Recipe, folder: Path) -> Recipe:
+def anchor_paths(recipe: Recipe, folder: Path) -> Recipe:
+    """Return the recipe with absolute paths; relative ones start at `folder`."""
+
     def anchor(path: str) -> str:
         return str((folder / Path(path).expanduser()).resolve())
 

@@ -13,11 +13,20 @@ from stillhouse import __version__
 from stillhouse.checkpoint import Checkpoint
 from stillhouse.errors import InputError
 from stillhouse.files import READABLE
-from stillhouse.imported import UNKNOWN
 from stillhouse.models import check_causal_lm, content_digest, load_causal_lm
 from stillhouse.pairs import read_pairs
 from stillhouse.progress import Progress
-from stillhouse.recipe import Curation, Imported, Recipe, Runtime, Teacher, Texts, TextSource, from_options, is_path
+from stillhouse.recipe import (
+    UNKNOWN,
+    Curation,
+    Imported,
+    Recipe,
+    Runtime,
+    TextSource,
+    anchor_paths,
+    from_options,
+    is_path,
+)
 from stillhouse.schemas import SCORES
 from stillhouse.series import SERIES
 from stillhouse.store import write_atomically, write_parquet
@@ -51,12 +60,14 @@ def score_file(
     taken = FIGURES.keys() & set(pairs.rows.columns)
     if taken:
         raise InputError(f"the rows already have columns {', '.join(sorted(taken))}; rename or drop them first")
+    if out.suffix == ".jsonl" and {pl.Binary, pl.Object} & set(pairs.rows.dtypes):
+        raise InputError(f"--out {out}: JSON lines cannot hold the rows' binary columns; give a .parquet file")
     progress.start("loading", total=1)
     template = SERIES[settings.series].template if settings.series else {}
     student = Student(*load_causal_lm(*settings.scorer, device, settings.dtype), template)
     about = [settings.model_dump(mode="json"), content_digest(settings.scorer[0]), __version__]
     checkpoint = Checkpoint(
-        out.with_name(f"{out.name}.partial.jsonl"), hashlib.sha256(json.dumps(about).encode()).hexdigest()
+        out.with_name(f".{out.name}.partial"), hashlib.sha256(json.dumps(about).encode()).hexdigest()
     )
     progress.start("scores", total=len(pairs.rows))
     samples = list(zip(pairs.prompts, pairs.completions, strict=True))
@@ -83,15 +94,15 @@ def import_recipe(
     """Return the recipe that curates a source, named after it. Raises InputError naming the option that is wrong."""
     stem = Path(source.path).stem if source.path else str(source.dataset).rpartition("/")[2]
     path = source.path and str(Path(source.path).resolve())
-    return Recipe(
-        name=re.sub(r"[^A-Za-z0-9._-]|^[._-]", "-", stem).lstrip("-")[:80] or "imported",
-        seed=seed,
-        texts=from_options(Texts, {"sources": [source.model_copy(update={"path": path})]}),
-        imported=from_options(Imported, imported),
-        teacher=from_options(Teacher, {"model": UNKNOWN}),
-        curation=from_options(Curation, curation),
-        runtime=from_options(Runtime, {"device": device}),
-    )
+    sections = {
+        "name": re.sub(r"[^A-Za-z0-9._-]|^[._-]", "-", stem).lstrip("-")[:80] or "imported",
+        "seed": seed,
+        "texts": {"sources": [source.model_copy(update={"path": path, "language": UNKNOWN})]},
+        "imported": from_options(Imported, imported),
+        "curation": from_options(Curation, curation),
+        "runtime": from_options(Runtime, {"device": device}),
+    }
+    return anchor_paths(from_options(Recipe, sections), Path.cwd())
 
 
 def summary_of(table: pl.DataFrame) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from stillhouse.progress import Counts, Progress
 from stillhouse.recipe import Imported, Recipe
 from stillhouse.schemas import TABLES
 from stillhouse.series import SERIES
-from stillhouse.store import RunFolder
+from stillhouse.store import RunFolder, write_parquet
 from stillhouse.texts import read_texts
 
 if TYPE_CHECKING:
@@ -79,7 +79,9 @@ def _instructions(build: Build) -> Counts:
 def _imported(build: Build) -> Counts:
     from stillhouse.imported import import_pairs
 
-    tables, counts = import_pairs(build.recipe.texts.sources, build.recipe.imported or Imported.model_validate({}))
+    settings = build.recipe.imported or Imported.model_validate({})
+    tables, rows, counts = import_pairs(build.recipe.texts.sources, settings)
+    write_parquet(build.folder.imported_path, rows)
     for name, table in tables.items():
         build.folder.write_table(name, table)
     return counts
@@ -112,12 +114,12 @@ def _scores(build: Build) -> Counts:
 
 def _vectors(build: Build, valid: pl.DataFrame) -> "SampleVectors":
     """Return the embeddings of the valid samples, from the run folder where they are there."""
-    from curation.vectors import embed_samples, load_vectors
+    from curation.vectors import IMPORTED_PARTS, PARTS, content_of, embed_samples, load_vectors
 
-    parts = ("text", "output") if build.recipe.imported else ("instruction", "text", "output")
-    about = build.digest(("curation.encoder",), ("curation.vectors", "stillhouse.encoder"))
+    parts = IMPORTED_PARTS if build.recipe.imported else PARTS
+    about = build.digest(("curation.encoder",), ("curation.vectors", "stillhouse.encoder")) + content_of(valid, parts)
     known = load_vectors(build.folder.vectors_path, about)
-    if known is not None and known.ids == valid["sample_id"].to_list():
+    if known is not None:
         return known
     encoder = load_encoder(build.recipe.curation.encoder, build.recipe.runtime.device)
     build.progress.start("embedding", total=sum(valid[part].n_unique() for part in parts))

@@ -17,24 +17,26 @@ from stillhouse.recipe import Recipe
 from stillhouse.schemas import TABLES, conform
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, also after a crash."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield where to write; a reader of `path` sees the old content or the new, also after a crash."""
     temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync(path.parent)
-
-
-def write_parquet(path: Path, frame: pl.DataFrame) -> None:
-    """Write a Parquet file so that a reader sees the old one or the new, also after a crash."""
-    temporary = path.with_name(f".{path.name}.part")
-    frame.write_parquet(temporary)
+    yield temporary
     _sync(temporary)
     temporary.replace(path)
     _sync(path.parent)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_parquet(path: Path, frame: pl.DataFrame) -> None:
+    """Write a Parquet file whole or not at all."""
+    with replacing(path) as temporary:
+        frame.write_parquet(temporary)
 
 
 def replace_folder(new: Path, old: Path) -> None:
@@ -64,6 +66,11 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         """Point at a run folder; nothing is created before something is written."""
         self.path = path
+
+    @property
+    def imported_path(self) -> Path:
+        """Rows of somebody else's data as they were given, with their sample ids."""
+        return self.path / "imported.parquet"
 
     @property
     def vectors_path(self) -> Path:

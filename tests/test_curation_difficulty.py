@@ -139,9 +139,8 @@ def test_the_boundary_is_made_of_token_ids(student: tuple[Any, Any]) -> None:
 def test_what_cannot_be_scored_has_a_reason_and_the_rest_has_scores(student: tuple[Any, Any]) -> None:
     samples = [("p", ""), ("p\n", "fine"), ("x" * 100_000, "ok"), ("p", "word " * 200), ("", "fine"), ("p\n", "fine")]
     scores = scores_of(samples, student, max_length=64)
-    assert [score.unscored_reason for score in scores] == [
-        "empty output", None, None, "output of 201 tokens does not fit into 64", None, None,
-    ]  # fmt: skip
+    too_long = "output of 201 tokens does not fit into 64 (max_length, or the model's own limit)"
+    assert [score.unscored_reason for score in scores] == ["empty output", None, None, too_long, None, None]
     assert all(score.difficulty is not None for score in scores if score.unscored_reason is None)
     assert scores[4].ifd == pytest.approx(1.0, rel=1e-4), "an empty prompt tells nothing of the output"
     assert scores[5] == scores[1]
@@ -155,7 +154,9 @@ def test_the_model_s_own_context_is_a_limit_too(student: tuple[Any, Any]) -> Non
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", **small)).eval()
     scores = scores_of([("word " * 100, "fine"), ("p", "word " * 40)], (model, student[1]))
     assert scores[0].difficulty is not None
-    assert scores[1].unscored_reason == "output of 41 tokens does not fit into 32"
+    assert (
+        scores[1].unscored_reason == "output of 41 tokens does not fit into 32 (max_length, or the model's own limit)"
+    )
 
 
 @pytest.mark.xdist_group("student")
@@ -181,6 +182,14 @@ def test_a_chat_template_is_used_without_a_second_start_token(student: tuple[Any
     assert isinstance(found, Encoded)
     assert tokenizer.decode(found.prompt) == "<bos><user>hello<model>"
     assert found.prompt.tolist().count(tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.xdist_group("student")
+def test_what_a_chat_template_refuses_is_a_reason(student: tuple[Any, Any]) -> None:
+    tokenizer = deepcopy(student[1])
+    tokenizer.chat_template = "{{ raise_exception('Roles must alternate') }}"
+    (score,) = scores_of([("p", "o")], (student[0], tokenizer))
+    assert score.unscored_reason == "the chat template refuses this conversation: Roles must alternate"
 
 
 @pytest.mark.parametrize("family", ["granite", "cohere", "gemma2"])
@@ -303,6 +312,9 @@ def test_half_precision_gives_float32_logits() -> None:
         weight = half.model.get_output_embeddings().weight
         assert torch.equal(logits, hidden.float() @ weight.float().T)
         assert not torch.equal(logits, logits.bfloat16().float()), "not rounded to half precision"
+    for row in rows:
+        half._checked = False
+        half.check(row)
     for one, other in zip(sequence_figures(rows, half)[0], sequence_figures(rows, wide)[0], strict=True):
         assert one.loss == pytest.approx(other.loss, abs=0.05)
 
@@ -330,7 +342,7 @@ def test_an_interrupted_scoring_goes_on_where_it_stopped(
     with pytest.raises(KeyboardInterrupt):
         score_samples(SAMPLES, Student(*student), 1024, Checkpoint(path, "this student"), stop)
     with path.open("ab") as file:
-        file.write(b'{"torn": [[0.1, ')  # killed while it wrote
+        file.write(b'{"damaged"\n{"torn": [[0.1, ')  # by the disk; killed while it wrote
     read: list[int] = []
     resumed = Checkpoint(path, "this student")
     assert score_samples(SAMPLES, Student(*student), 1024, resumed, lambda done, tokens: read.append(tokens)) == whole

@@ -8,12 +8,11 @@ import polars as pl
 import pytest
 
 from curation.scoring import near_duplicates
-from curation.vectors import embed_samples, load_vectors, vectors_of
+from curation.vectors import PARTS, content_of, embed_samples, load_vectors, vectors_of
 from stillhouse.encoder import Encoder
 from stillhouse.errors import RunError
 from stillhouse.recipe import Curation
 
-PARTS = ("instruction", "text", "output")
 ROWS = [
     ("Is it good?", "Lovely place", "yes"),
     ("Is it good?", "Lovely place", "no"),
@@ -64,6 +63,15 @@ def test_saved_vectors_are_those_that_were_saved(encoder: Encoder, tmp_path: Pat
     assert np.array_equal(loaded.dense(["e", "a"]), vectors.dense(["e", "a"]))
     assert np.array_equal(vectors_of(path)(["e", "a"]), vectors.dense(["e", "a"]))
     assert load_vectors(path, "another encoder") is None
+    path.write_bytes(path.read_bytes()[:1000])
+    assert load_vectors(path) is None
+
+
+def test_vectors_are_of_what_the_samples_say_now() -> None:
+    now = content_of(SAMPLES, PARTS)
+    assert content_of(SAMPLES, PARTS) == now
+    answered_anew = SAMPLES.with_columns(output=pl.lit("another answer"))
+    assert content_of(answered_anew, PARTS) != now
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from curation.difficulty import score_samples
 from curation.student import Student
 from stillhouse.checkpoint import Checkpoint
-from stillhouse.recipe import OFFLINE_LLM
+from stillhouse.imported import import_pairs
+from stillhouse.recipe import OFFLINE_LLM, Imported, TextSource
+from stillhouse.scored import import_recipe
 from tests.conftest import stillhouse
 
 QUESTION = "Is this positive or negative?\n\nText: {}\n\nAnswer:\n"
@@ -80,7 +82,11 @@ def test_messages_are_scored_as_prompt_and_completion(tmp_path: Path) -> None:
         (b"", [], "is empty; give a file with at least one row"),
         (b'{"prompt": "p"}\n', [], "has no column `completion`; it has: prompt"),
         (b'{"question": "p", "completion": "c"}\n', [], "has no column `prompt`; it has: question, completion"),
-        (b'{"messages": [{"role": "user"}]}\n', [], "row 1: a prompt, completion or message is neither text nor turns"),
+        (
+            b'{"messages": [{"said": "hello"}]}\n',
+            [],
+            "row 1: a prompt, completion or message is neither text nor turns",
+        ),
         (b'{"prompt": "p", "completion": "c"}\n{oops\n', [], "line 2"),
         (b'{"prompt": "p", "completion": "c", "ifd": 1}\n', [], "already have columns ifd; rename or drop them"),
         (b'{"prompt": "p", "completion": "c"}\n', ["--out", "x.csv"], "its suffix must be one of .parquet, .jsonl"),
@@ -121,10 +127,9 @@ def test_curating_accounts_for_every_row(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     table = pl.read_parquet(run / "decisions.parquet")
     assert table["stage"].to_list() == ["selection"] * 6 + ["near_duplicate", "validity", "validity", "difficulty"]
-    first = table["sample_id"][0]
-    assert table["reason"].to_list()[6:] == [
-        f"similarity 1.0 to {first}", "empty completion", "empty prompt", "output of 401 tokens does not fit into 128",
-    ]  # fmt: skip
+    too_long = "output of 401 tokens does not fit into 128 (max_length, or the model's own limit)"
+    twin = f"similarity 1.0 to {table['sample_id'][0]}"
+    assert table["reason"].to_list()[6:] == [twin, "empty completion", "empty prompt", too_long]
     assert table["sample_id"].n_unique() == 10
     kept = pl.read_parquet(run / "kept.parquet")
     assert kept["mine"].to_list() == list(range(6))
@@ -132,7 +137,7 @@ def test_curating_accounts_for_every_row(tmp_path: Path) -> None:
         "prompt",
         "completion",
         "mine",
-        "sample_id",
+        "stillhouse_id",
         "difficulty",
         "perplexity",
         "ifd",
@@ -144,6 +149,8 @@ def test_curating_accounts_for_every_row(tmp_path: Path) -> None:
     assert "Prompts and completions that existed before" in card
     assert "teacher | unknown, revision unknown, unknown |" in card
     assert "machine-generated" not in card
+    assert "language model's" not in card
+    assert "\nlanguage:" not in card
     _the_run_can_be_used(data, run)
 
 
@@ -183,7 +190,7 @@ def test_columns_that_say_what_a_row_is_are_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "options", "message", "code"),
     [
-        ([{"prompt": "q", "completion": ""}] * 2, [], "none of 2 is valid; see the reasons", 1),
+        ([{"prompt": "q", "completion": ""}] * 2, [], "none of 2 is valid; the commonest reason: empty completion", 1),
         (ROWS[:1], ["--rate", "0.000001"], "filter selection dropped the last of 1 samples; raise curation.rate", 1),
         (ROWS, ["--rate", "0"], "--rate: Input should be greater than 0", 2),
         (
@@ -211,6 +218,57 @@ def test_one_row_and_identical_rows_leave_one(tmp_path: Path) -> None:
     done = stillhouse("curate", data, "--rate", 1, "--out", tmp_path / "run", timeout=300)
     assert done.returncode == 0, done.stderr
     assert pl.read_parquet(tmp_path / "run" / "kept.parquet").height == 1
+
+
+@pytest.mark.xdist_group("student")
+def test_questions_about_one_text_are_told_apart(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"{question}\n\n{TEXTS[0]}\n", "completion": "yes", "text": TEXTS[0]}
+        for question in ("Is this about love?", "Name the currency of Peru, or say yes if the text is short.")
+    ]
+    data = write(tmp_path / "pairs.jsonl", rows)
+    assert stillhouse("curate", data, "--rate", 1, "--out", tmp_path / "run", timeout=300).returncode == 0
+    assert pl.read_parquet(tmp_path / "run" / "kept.parquet").height == 2
+
+
+def test_texts_that_differ_in_case_or_spaces_only_stay_apart(tmp_path: Path) -> None:
+    source = TextSource.model_validate({"path": str(write(tmp_path / "p.jsonl", [
+        {"prompt": "if x:\n    y", "completion": "a"}, {"prompt": "If x: y", "completion": "a"}]))})  # fmt: skip
+    tables, given, counts = import_pairs([source], Imported.model_validate({}))
+    assert tables["texts"]["text"].to_list() == ["if x:\n    y", "If x: y"]
+    assert given["stillhouse_id"].to_list() == tables["responses"]["sample_id"].to_list()
+    assert counts == {"valid": 2, "invalid": 0}
+    assert set(tables["texts"]["source"]) == {"p.jsonl"}
+
+
+def test_a_folder_of_another_kind_is_refused(private_run: Path, tmp_path: Path) -> None:
+    done = stillhouse("curate", write(tmp_path / "pairs.jsonl", ROWS), "--out", private_run)
+    assert done.returncode == 2
+    assert "was made with another kind of data, from stage texts on" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([{**ROWS[0], "text": ["a"]}], [], "column `text` holds List(String), not text; rename or drop it"),
+        ([{"messages": "hello"}], [], "column `messages` holds String, not lists of turns"),
+        (ROWS, ["--seed", -1], "--seed: Input should be greater than or equal to 0"),
+    ],
+)
+def test_columns_and_options_that_cannot_be_used_are_named(
+    tmp_path: Path, rows: list[dict[str, Any]], options: list[object], message: str
+) -> None:
+    done = stillhouse("curate", write(tmp_path / "pairs.jsonl", rows), "--out", tmp_path / "run", *options)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_paths_of_models_start_where_the_command_was_given(tmp_path: Path) -> None:
+    source = TextSource.model_validate({"path": str(write(tmp_path / "pairs.jsonl", ROWS))})
+    recipe = import_recipe(source, {}, {"student": "./student"}, 42, "auto")
+    assert recipe.curation.student == str(Path.cwd() / "student")
+    assert recipe.texts.sources[0].language == "unknown"
 
 
 def test_a_conversation_is_a_reason(tmp_path: Path) -> None:

@@ -153,6 +153,9 @@ def test_a_cut_can_be_trained_on(private_run: Path) -> None:
     loaded = datasets.load_dataset(str(dataset))
     assert sum(map(len, loaded.values())) == report["counts"]["kept"]
     assert json.loads((dataset / "facts.json").read_text())["curation"]["rate"] == 0.9
+    select(RunFolder(private_run), "--rate", 0.9, "--name", "large", "--dataset", "--controls", "top")
+    made = json.loads((private_run / "cuts" / "large-top" / "dataset" / "facts.json").read_text())
+    assert made["curation"]["strategy"] == "top, as many as in the cut large"
     assert (private_run / "decisions.parquet").read_bytes() == before, "the run's own cut stays"
     shown = stillhouse("select", private_run, "--rate", 0.9, "--name", "large", "--controls", "top")
     assert "Cut large: kept by difficulty" in shown.stdout
@@ -165,6 +168,7 @@ def test_a_cut_can_be_trained_on(private_run: Path) -> None:
         (["--rate", "2"], "--rate: Input should be less than or equal to 1", 2),
         (["--strategy", "best"], "--strategy: Input should be 'soft'", 2),
         (["--controls", "worst"], "no control is called worst; there are: random, top, diverse", 2),
+        (["--name", "x" * 68, "--controls", "top"], "letters, digits, dot, dash and underscore make a name", 2),
         (["--name", "../elsewhere"], "letters, digits, dot, dash and underscore make a name", 2),
         (["--rate", "0.000001", "--strategy", "random"], "filter selection dropped the last of 300 samples", 1),
     ],
@@ -192,8 +196,10 @@ def test_what_is_missing_is_said(folder: RunFolder) -> None:
     folder.vectors_path.unlink()
     (report,) = select(folder, "--rate", 0.3)
     assert report["diversity"] is None
+    folder.vectors_path.write_bytes(b"PK\x03\x04 cut off")
+    assert select(folder, "--rate", 0.3)[0]["diversity"] is None
     done = stillhouse("select", folder.path, "--strategy", "k-center")
-    assert (done.returncode, "vectors.npz is not there" in done.stderr) == (1, True)
-    folder.table_path("scores").unlink()
+    assert (done.returncode, "vectors.npz is not there, or damaged" in done.stderr) == (1, True)
+    folder.write_manifest({"stages": {"responses": {}}, "seconds": {}})  # as after an update that was stopped
     done = stillhouse("select", folder.path, "--rate", 0.3)
-    assert (done.returncode, "has no table scores; `stillhouse run` makes it" in done.stderr) == (2, True)
+    assert (done.returncode, "has no scores of its present responses" in done.stderr) == (2, True)
