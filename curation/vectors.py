@@ -35,8 +35,9 @@ class SampleVectors:
 
         Shape (ids, parts x d). A long instruction that many samples share would otherwise make all of them look alike.
         """
-        row_of = {sample_id: row for row, sample_id in enumerate(self.ids)}
-        rows = np.array([row_of[sample_id] for sample_id in ids], np.int64)
+        known = pl.DataFrame({"id": self.ids}).with_row_index("row")
+        asked = pl.DataFrame({"id": ids}, schema={"id": pl.String})
+        rows = asked.join(known, on="id", how="left", maintain_order="left")["row"].to_numpy()
         joined = [matrix[places[rows]] for matrix, places in self.parts]
         return np.concatenate(joined, axis=1) / np.float32(np.sqrt(len(self.parts)))
 
