@@ -38,8 +38,8 @@ class SampleVectors:
         known = pl.DataFrame({"id": self.ids}).with_row_index("row")
         asked = pl.DataFrame({"id": ids}, schema={"id": pl.String})
         rows = asked.join(known, on="id", how="left", maintain_order="left")["row"].to_numpy()
-        joined = [matrix[places[rows]] for matrix, places in self.parts]
-        return np.concatenate(joined, axis=1) / np.float32(np.sqrt(len(self.parts)))
+        joined: Vectors = np.concatenate([matrix[places[rows]] for matrix, places in self.parts], axis=1)
+        return joined / np.float32(np.sqrt(len(self.parts)))
 
     def save(self, path: Path, about: str) -> None:
         """Write all, whole or not at all; `about` says what the vectors depend on."""
