@@ -53,8 +53,9 @@ def score_samples(
 
     Raises RunError where the model's logits are not those of its output layer.
     """
-    keys = [hashlib.sha256(json.dumps(sample).encode()).hexdigest() for sample in samples]
-    order = sorted(range(len(samples)), key=lambda number: json.dumps(samples[number]))
+    texts = [json.dumps(sample) for sample in samples]
+    keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+    order = sorted(range(len(samples)), key=texts.__getitem__)
     tokens = 0
     done = 0
     for chunk in _chunks(order, samples):

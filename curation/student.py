@@ -16,6 +16,8 @@ from threadpoolctl import ThreadpoolController
 from curation.kernels import CPU_BYTES, GPU_BYTES, token_figures
 from curation.prefixes import Tokens, read_prefix
 from stillhouse.errors import RunError
+from stillhouse.models import Dtype, load_causal_lm
+from stillhouse.series import SERIES, SeriesName
 
 Floats = npt.NDArray[np.float32]
 
@@ -184,6 +186,11 @@ class Student:
             raise RunError(
                 f"student {type(self.model).__name__} does more after its output layer than is known; use another"
             )
+
+
+def load_student(reference: str, revision: str | None, device: str, dtype: Dtype, series: SeriesName | None) -> Student:
+    """Load a student, with what its series' chat template needs."""
+    return Student(*load_causal_lm(reference, revision, device, dtype), SERIES[series].template if series else {})
 
 
 def _finish(logits: torch.Tensor, config: Any) -> torch.Tensor:

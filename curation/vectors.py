@@ -77,7 +77,7 @@ def content_of(samples: pl.DataFrame, columns: Sequence[str]) -> str:
 def vectors_of(path: Path) -> Callable[[Sequence[str]], Vectors]:
     """Return what embeds samples by their ids, from saved vectors, which are read when they are first asked for.
 
-    Raises RunError then, where there are none, or not those of the samples.
+    Raises RunError then, where there are none.
     """
     loaded = cache(load_vectors)
 

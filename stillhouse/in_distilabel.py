@@ -8,7 +8,7 @@ import signal
 from dataclasses import asdict, fields
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 from distilabel.models.llms import LLM
@@ -18,18 +18,18 @@ from distilabel.typing import StepOutput
 from pydantic import Field, PrivateAttr, validate_call
 
 from curation.difficulty import Score, score_samples
-from curation.student import Student
+from curation.student import load_student
 from curation.vectors import embed_samples
 from pipelines.calls import Answer, Call
 from pipelines.engine import Engine
 from stillhouse.checkpoint import Checkpoint
 from stillhouse.encoder import load_encoder
 from stillhouse.errors import StillhouseError
-from stillhouse.models import load_causal_lm
+from stillhouse.models import Dtype
 from stillhouse.near_duplicates import find_near_duplicates
 from stillhouse.progress import Unseen
 from stillhouse.recipe import OFFLINE_ENCODER, Runtime, Teacher
-from stillhouse.series import SERIES, SeriesName
+from stillhouse.series import SeriesName
 
 
 class StillhouseLLM(LLM):  # type: ignore[misc]
@@ -134,7 +134,7 @@ class ScoreDifficulty(Step):  # type: ignore[misc]
     completion: str = "generation"
     series: SeriesName | None = None
     max_length: int = 1024
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     device: str = "auto"
     input_batch_size: int = 512
     _student: Any = PrivateAttr(default=None)
@@ -152,9 +152,7 @@ class ScoreDifficulty(Step):  # type: ignore[misc]
     def load(self) -> None:
         """Load the student."""
         super().load()
-        template = SERIES[self.series].template if self.series else {}
-        loaded = load_causal_lm(self.student, self.student_revision, self.device, self.dtype)
-        self._student = Student(*loaded, template)
+        self._student = load_student(self.student, self.student_revision, self.device, self.dtype, self.series)
 
     def process(self, inputs: StepInput) -> StepOutput:
         """Score a batch."""

