@@ -100,6 +100,31 @@ DECISIONS = _schema(
     threshold=pl.Float64,  # what `similarity` (stage near_duplicate) or `draw` (selection) was compared with
 )
 
+REVIEWS = _schema(
+    round=pl.Int64,
+    sample_id=pl.String,
+    version=pl.String,  # digest of what was shown: a verdict on another answer does not count
+    annotator=pl.String,
+    status=pl.Enum(["submitted", "draft", "discarded"]),
+    verdict=pl.String,
+    faults=pl.List(pl.String),
+    rating=pl.Int64,
+    correction=pl.String,
+    comment=pl.String,
+    given_at=pl.Datetime("us", "UTC"),
+    source=pl.String,  # argilla, or the name of the file
+    problem=pl.String,  # why it does not count: a value that is no answer to the question
+)
+# The sampling frame of a round: every row of the populations, drawn or not. A file per round.
+FRAME = _schema(
+    sample_id=pl.String,
+    version=pl.String,
+    population=pl.String,  # kept, or the filter that dropped the row
+    stratum=pl.String,
+    drawn=pl.Boolean,
+    answers=pl.Int64,  # annotators who shall answer it; 0 where it is not drawn
+)
+
 TABLES: dict[str, pl.Schema] = {
     "texts": TEXTS,
     "attributes": ATTRIBUTES,
