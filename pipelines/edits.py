@@ -1,5 +1,6 @@
 """Instructions as a YAML file that a person can edit: written from the table, and read back into it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,13 +79,17 @@ class Entry(BaseModel):
 
 def export_instructions(instructions: pl.DataFrame, perspectives: pl.DataFrame) -> str:
     """Return the kept instructions as YAML with a comment that says how to edit it."""
-    heads = dict(perspectives.select("perspective_id", "head").iter_rows())
-    rows = instructions.filter("kept").iter_rows(named=True)
-    entries = [_entry(row, heads[row["perspective_id"]]) for row in rows]
+    entries = entries_of(instructions, perspectives)
     return HEAD + yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=110)
 
 
-def kept_edits(entries: list[Entry], instructions: pl.DataFrame) -> str:
+def entries_of(instructions: pl.DataFrame, perspectives: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return the kept instructions as entries of the file."""
+    heads = dict(perspectives.select("perspective_id", "head").iter_rows())
+    return [_entry(row, heads[row["perspective_id"]]) for row in instructions.filter("kept").iter_rows(named=True)]
+
+
+def kept_edits(entries: Sequence[Entry], instructions: pl.DataFrame) -> str:
     """Return an edited file as it is kept in the run: with the ids of all instructions that the person had seen."""
     content = {
         "seen": sorted(instructions["instruction_id"]),
@@ -127,7 +132,7 @@ def read_entries(path: Path) -> list[Entry]:
 
 
 def apply_entries(
-    entries: list[Entry],
+    entries: Sequence[Entry],
     instructions: pl.DataFrame,
     perspectives: pl.DataFrame,
     seen: set[str] | None = None,

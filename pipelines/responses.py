@@ -39,7 +39,7 @@ def answer_samples(
     pairs = pair_evenly(list(texts.select("text_id", "domain").iter_rows()), cells, settings.samples, asker.seed)
 
     def shots(pair: Pair) -> list[Shot]:
-        return _shots(rows[pair[1]], tasks[pair[1]], pair, settings.demos, asker.seed)
+        return _shots(rows[pair[1]], tasks[pair[1]], pair, contents[pair[0]], settings.demos, asker.seed)
 
     def question(pair: Pair) -> Question:
         text_id, key = pair
@@ -83,13 +83,14 @@ def student_prompt(instruction: str, text: str) -> str:
     return f"{instruction}\n\nText: {text}\n\nAnswer:\n"
 
 
-def _shots(row: dict[str, Any], task: Task, pair: Pair, demos: int, seed: int) -> list[Shot]:
+def _shots(row: dict[str, Any], task: Task, pair: Pair, text: str, demos: int, seed: int) -> list[Shot]:
     """Return what the teacher is shown: fixed shots of the type, then demonstrations of the task drawn for this pair.
 
-    A task without demonstrations shows its definition's examples.
+    A task without demonstrations shows its definition's examples. A demonstration on the pair's own text, as people's
+    corrections are, would tell the answer.
     """
     shots = [shot for shot in load_template("responses").shots if shot["task_type"] == row["task_type"]]
-    pool = row["demos"] or row["examples"]
+    pool = [demo for demo in row["demos"] if demo["text"] != text] or row["examples"]
     drawn = random.Random(f"{seed} {pair}").sample(pool, min(demos, len(pool)))
     return shots + [
         {"task": row["instruction"], "text": demo["text"], "answer": {"answer": unrender(task, demo["output"])}}

@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from rich.console import Console
@@ -22,6 +22,11 @@ from stillhouse.schemas import FAILURES, TABLES
 from stillhouse.scored import score_file, summary_of
 from stillhouse.stages import STAGES, build_of, stages_of
 from stillhouse.store import RunFolder, write_atomically, write_parquet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipelines.edits import Entry
 
 SAMPLES_SHOWN = 3
 
@@ -214,25 +219,37 @@ def import_instructions(path: Path, file: Path) -> dict[str, int]:
     A copy is kept in the run folder. The stages from `instructions` on run again at the next `run`; answers of
     the teacher that still fit are used again. Raises InputError, and changes nothing, where the file has a fault.
     """
-    from pipelines.edits import LEFT_OUT, apply_entries, kept_edits, read_entries
+    from pipelines.edits import LEFT_OUT, read_entries
 
     folder = opened(path)
     if load_recipe(folder.recipe_path).imported:
         raise InputError(f"{path} was curated from prompts and completions that existed; its instructions are not used")
     with folder.locked():
-        entries = read_entries(file)
-        shown = folder.read_table("instructions")
-        table = apply_entries(entries, shown, folder.read_table("perspectives"))
-        write_atomically(folder.edits_path, kept_edits(entries, shown).encode())
-        folder.write_table("instructions", table)
-        manifest = folder.manifest()
-        names = [stage.name for stage in STAGES]
-        for name in names[names.index("instructions") :]:
-            manifest["stages"].pop(name, None)
-        folder.write_manifest(manifest)
+        table = put_instructions(folder, read_entries(file))
     edited = table.filter("kept", pl.col("lineage").struct.field("edited")).height
     left_out = table.filter(pl.col("reason") == LEFT_OUT).height
     return {"kept": table.filter("kept").height, "edited": edited, "left out": left_out}
+
+
+def put_instructions(folder: RunFolder, entries: "Sequence[Entry]") -> pl.DataFrame:
+    """Put edited entries in the place of a run's instructions, whose stages have to run again; return the table."""
+    from pipelines.edits import apply_entries, kept_edits
+
+    shown = folder.read_table("instructions")
+    table = apply_entries(entries, shown, folder.read_table("perspectives"))
+    write_atomically(folder.edits_path, kept_edits(entries, shown).encode())
+    folder.write_table("instructions", table)
+    undo_stages(folder, "instructions")
+    return table
+
+
+def undo_stages(folder: RunFolder, first: str) -> None:
+    """Take a stage and those after it out of the manifest: what they are made of has changed on purpose."""
+    manifest = folder.manifest()
+    names = [stage.name for stage in STAGES]
+    for name in names[names.index(first) :]:
+        manifest["stages"].pop(name, None)
+    folder.write_manifest(manifest)
 
 
 def score_pairs(

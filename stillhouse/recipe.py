@@ -359,6 +359,51 @@ class Curation(Section):
         return (self.proxy, self.proxy_revision) if self.proxy else (self.student, self.student_revision)
 
 
+class Review(Section):
+    """People check a sample of the data, which is accepted or rejected by what they find."""
+
+    bar: float = Field(0.05, gt=0, lt=1, description="The dataset is accepted where its error rate is surely below.")
+    confidence: float = Field(0.95, ge=0.5, lt=1, description="Of the interval of the error rate, two-sided.")
+    expected: float = Field(
+        0.02,
+        ge=0,
+        lt=1,
+        description="Error rate that the data is thought to have. The closer to the bar, the more is asked.",
+    )
+    power: float = Field(
+        0.8, ge=0.5, lt=1, description="Probability that data of the expected error rate is accepted at once."
+    )
+    records: int | None = Field(
+        None, ge=1, description="Records of a round. Default: as few as bar, confidence, expected and power allow."
+    )
+    rejected: int = Field(40, ge=0, description="Records besides, from among the rows that the filters dropped.")
+    perspective_groups: int = Field(6, ge=1, description="Groups of neighbouring perspectives that strata are made of.")
+    difficulty_bands: int = Field(3, ge=1, le=10, description="Bands of difficulty that strata are made of.")
+    minimum: int = Field(3, ge=1, description="Records of each stratum, at least; strata are joined where need be.")
+    allocation: Literal["proportional", "neyman"] = Field(
+        "proportional", description="By size, or by size and spread of verdicts in earlier rounds."
+    )
+    annotators: int = Field(1, ge=1, le=10, description="Annotators who answer a record of the overlap.")
+    overlap: float = Field(0.2, ge=0, le=1, description="Share of the records that several annotators answer.")
+    arbiter: str | None = Field(
+        None, description="Annotator whose verdict decides. Default: the majority, and a tie is not settled."
+    )
+    failing: Literal["drop", "requeue"] = Field(
+        "drop",
+        description="What happens to instructions with wrong answers in a stratum that fails: all their rows are "
+        "dropped, or asked again with people's corrections as demonstrations.",
+    )
+    url: str | None = Field(None, description="Argilla server. Default: the environment variable ARGILLA_API_URL.")
+    api_key_env: str = Field("ARGILLA_API_KEY", description="Name of the environment variable that holds the key.")
+    workspace: str = Field("stillhouse", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="Workspace in Argilla.")
+
+    @model_validator(mode="after")
+    def _can_be_passed(self) -> Self:
+        if self.expected >= self.bar:
+            raise ValueError("`expected` is not below `bar`: such data would not be accepted")
+        return self
+
+
 class Publish(Section):
     """The dataset folder."""
 
@@ -391,6 +436,7 @@ class Recipe(Section):
     instructions: Instructions = Instructions.model_validate({})
     responses: Responses = Responses.model_validate({})
     curation: Curation = Curation.model_validate({})
+    review: Review = Review.model_validate({})
     publish: Publish = Publish.model_validate({})
     runtime: Runtime = Runtime.model_validate({})
 

@@ -100,6 +100,33 @@ DECISIONS = _schema(
     threshold=pl.Float64,  # what `similarity` (stage near_duplicate) or `draw` (selection) was compared with
 )
 
+# What people did with kept samples: the row is published as the teacher answered it, with their answer, or not at all.
+AUDIT = _schema(
+    sample_id=pl.String,
+    outcome=pl.Enum(["accepted", "corrected", "rejected"]),
+    reason=pl.String,
+    completion=pl.String,  # of a corrected one, with the scores of the new answer
+    spans=pl.List(SPAN),
+    difficulty=pl.Float64,
+    perplexity=pl.Float64,
+    ifd=pl.Float64,
+    faults=pl.List(pl.String),
+    annotators=pl.List(pl.String),
+    settled_at=pl.Datetime("us", "UTC"),
+)
+
+TABLES: dict[str, pl.Schema] = {
+    "texts": TEXTS,
+    "attributes": ATTRIBUTES,
+    "perspectives": PERSPECTIVES,
+    "instructions": INSTRUCTIONS,
+    "responses": RESPONSES,
+    "scores": SCORES,
+    "decisions": DECISIONS,
+    "audit": AUDIT,
+}
+
+# What annotators said: every answer that was ever pulled, drafts and discarded ones too.
 REVIEWS = _schema(
     round=pl.Int64,
     sample_id=pl.String,
@@ -119,21 +146,11 @@ REVIEWS = _schema(
 FRAME = _schema(
     sample_id=pl.String,
     version=pl.String,
-    population=pl.String,  # kept, or the filter that dropped the row
-    stratum=pl.String,
+    population=pl.String,  # kept or dropped
+    stratum=pl.String,  # of a dropped row: the filter that dropped it
     drawn=pl.Boolean,
     answers=pl.Int64,  # annotators who shall answer it; 0 where it is not drawn
 )
-
-TABLES: dict[str, pl.Schema] = {
-    "texts": TEXTS,
-    "attributes": ATTRIBUTES,
-    "perspectives": PERSPECTIVES,
-    "instructions": INSTRUCTIONS,
-    "responses": RESPONSES,
-    "scores": SCORES,
-    "decisions": DECISIONS,
-}
 
 # Failed teacher calls, as the journal holds them; not a file of its own.
 FAILURES = _schema(

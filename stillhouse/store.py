@@ -102,6 +102,11 @@ class RunFolder:
         """Folder of the published-shape dataset."""
         return self.path / "dataset"
 
+    @property
+    def review_path(self) -> Path:
+        """Folder of what was asked of annotators, and what they said."""
+        return self.path / "review"
+
     def cut_path(self, name: str) -> Path:
         """Folder of a cut that was made beside the run's own."""
         return self.path / "cuts" / name

@@ -1,11 +1,13 @@
 """A sample as an annotator sees it: plain data that every way of showing it renders and escapes for itself."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
+from curation.audit.questions import FAULTS, RATINGS, VERDICTS
 from stillhouse.tasks import Task
 
 
@@ -83,13 +85,20 @@ def record_of(row: dict[str, Any]) -> Record:
     )
 
 
+def record_from(entry: dict[str, Any]) -> Record:
+    """Return the record that `dataclasses.asdict` made `entry` of, as JSON gives it back."""
+    parts = tuple(Part(**part) for part in entry["parts"])
+    fields = tuple((name, value) for name, value in entry["fields"])
+    return Record(**{**entry, "parts": parts, "items": tuple(entry["items"]), "fields": fields})
+
+
 def _parts(text: str, spans: Sequence[dict[str, int]]) -> list[Part]:
     """Cut a text where marked spans begin and end; spans may overlap."""
     marked = [False] * len(text)
     for span in spans:
         marked[span["start"] : span["end"]] = [True] * (span["end"] - span["start"])
     cuts = [0, *(place for place in range(1, len(text)) if marked[place] != marked[place - 1]), len(text)]
-    return [Part(text[start:end], marked[start]) for start, end in zip(cuts, cuts[1:], strict=False) if start < end]
+    return [Part(text[start:end], marked[start]) for start, end in pairwise(cuts) if start < end]
 
 
 def _shape(output: str) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
@@ -109,3 +118,40 @@ def _shown(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(_shown, value))
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def checked_answer(
+    record: Record, annotator: str, status: str, given_at: datetime, values: Mapping[str, Any]
+) -> Answer:
+    """Return an answer of raw values (verdict, faults, rating, correction, comment); some may be missing.
+
+    A value that is no answer to its question is left out and named in `problem`, and so is that an answer was
+    submitted without a verdict.
+    """
+    problems: list[str] = []
+
+    def choice(name: str, value: Any, allowed: Collection[Any]) -> Any:
+        if value in (None, "") or value in allowed:
+            return value or None
+        problems.append(f"{name}: {value!r} is none of {', '.join(map(str, allowed))}")
+        return None
+
+    verdict = choice("verdict", values.get("verdict"), VERDICTS)
+    faults = tuple(fault for fault in values.get("faults") or () if choice("faults", fault, FAULTS))
+    rating = choice("rating", values.get("rating"), RATINGS)
+    if status == "submitted" and verdict is None and not problems:
+        problems.append("verdict: none is given")
+    correction = values.get("correction")
+    return Answer(
+        record.sample_id,
+        record.version,
+        annotator,
+        status,
+        verdict,
+        faults,
+        rating,
+        correction if correction and correction.strip() != record.answer.strip() else None,
+        values.get("comment") or None,
+        given_at,
+        "; ".join(problems) or None,
+    )

@@ -1,0 +1,153 @@
+"""What the verdicts say: error rate with its interval, accepted or not, stratum by stratum, and what failed."""
+
+from dataclasses import asdict
+from typing import Any
+
+import polars as pl
+
+from curation.audit.intervals import Interval, simple_interval, stratified_interval
+from curation.audit.plan import DROPPED, KEPT
+from curation.audit.rounds import Rounds
+from curation.audit.verdicts import CONFLICT, SETTLED, agreement, settle, standing
+from stillhouse.recipe import Review
+
+NOT_PLANNED = "came in after the sample was drawn"
+BEFORE = "settled in an earlier generation"
+KEYS = ["sample_id", "version"]
+
+
+def assess(population: pl.DataFrame, rounds: Rounds, settings: Review) -> dict[str, Any]:
+    """Return the findings of an audit as plain data; `population` is that of `population_of`.
+
+    The error rate is that of the kept rows as the teacher answered them, before anything is corrected. Unclear and
+    tied verdicts are counted apart and do not enter it.
+    """
+    answers = standing(rounds.reviews())
+    settlement = settle(answers, settings.arbiter)
+    kept = placed(population.filter(pl.col("population") == KEPT), rounds, settlement)
+    strata = _strata(kept)
+    whole = stratified_interval(strata, settings.confidence)
+    drawn = rounds.drawn(rounds.all).unique(KEYS)
+    answered = drawn.join(settlement, on=KEYS)
+    return {
+        "rounds": [asdict(made) for made in rounds.all],
+        "records": len(drawn),
+        "answered": len(answered),
+        **{name: int((answered["verdict"] == name).sum()) for name in ("unclear", CONFLICT)},
+        "annotators": answers["annotator"].n_unique(),
+        "not_counted": int(rounds.reviews()["problem"].is_not_null().sum()),
+        "bar": settings.bar,
+        "confidence": settings.confidence,
+        "error_rate": asdict(whole),
+        **_decision(whole, rounds, settings),
+        "strata": [_told(row, settings) for row in strata.iter_rows(named=True)],
+        "dropped": _dropped(population, settlement, settings),
+        "agreement": _agreement(answers, rounds),
+        "failing": failing(kept, strata, settings),
+    }
+
+
+def placed(kept: pl.DataFrame, rounds: Rounds, settlement: pl.DataFrame) -> pl.DataFrame:
+    """Return kept rows with their stratum in this generation and their verdict (null where there is none)."""
+    rows = kept.join(
+        settlement.select(*KEYS, "verdict", "correction", "settled_at"), on=KEYS, how="left", maintain_order="left"
+    )
+    if not rounds.current:
+        stratum: pl.DataFrame = pl.DataFrame(
+            schema={"sample_id": pl.String, "version": pl.String, "stratum": pl.String}
+        )
+    else:
+        stratum = rounds.frame(rounds.current[-1].number).select(*KEYS, "stratum")
+    now = rounds.drawn(rounds.current).select(KEYS).unique().with_columns(now=pl.lit(value=True))
+    rows = rows.join(stratum, on=KEYS, how="left", maintain_order="left").join(
+        now, on=KEYS, how="left", maintain_order="left"
+    )
+    earlier = pl.col("verdict").is_in(SETTLED) & pl.col("now").is_null()
+    place = pl.when(earlier).then(pl.lit(BEFORE)).otherwise(pl.coalesce("stratum", pl.lit(NOT_PLANNED)))
+    rows = rows.drop("now").with_columns(place.alias("stratum"))
+    # What was wrong in an earlier generation is corrected or out: it says nothing of the rows that are left.
+    return rows.filter(~((pl.col("stratum") == BEFORE) & (pl.col("verdict") == "wrong")))
+
+
+def _strata(kept: pl.DataFrame) -> pl.DataFrame:
+    """Return rows and verdicts of each stratum."""
+    return kept.group_by("stratum").agg(
+        pl.len().alias("rows"),
+        pl.col("verdict").is_in(SETTLED).sum().alias("settled"),
+        (pl.col("verdict") == "wrong").sum().alias("wrong"),
+    ).sort(pl.col("stratum").is_in([BEFORE, NOT_PLANNED]), "stratum")  # fmt: skip
+
+
+def _told(row: dict[str, Any], settings: Review) -> dict[str, Any]:
+    return {"stratum": row["stratum"], **asdict(_interval(row, settings))}
+
+
+def _interval(row: dict[str, Any], settings: Review) -> Interval:
+    return simple_interval(row["rows"], row["settled"], row["wrong"], settings.confidence)
+
+
+def _decision(whole: Interval, rounds: Rounds, settings: Review) -> dict[str, str]:
+    """Return `decision` (accepted, rejected, undecided, not audited) and `why`, a sentence."""
+    if not rounds.all:
+        return {"decision": "not audited", "why": "no sample was drawn yet"}
+    if not rounds.current:
+        return {
+            "decision": "undecided",
+            "why": "instructions failed and were taken out; a new round has to confirm the rest",
+        }
+    bounds = f"the error rate lies between {whole.low:.1%} and {whole.high:.1%} ({settings.confidence:.0%} interval)"
+    if whole.high <= settings.bar:
+        return {"decision": "accepted", "why": f"{bounds}, not above the bar of {settings.bar:.1%}"}
+    if whole.low > settings.bar:
+        return {"decision": "rejected", "why": f"{bounds}, above the bar of {settings.bar:.1%}"}
+    return {"decision": "undecided", "why": f"{bounds}, so it may be on either side of the bar of {settings.bar:.1%}"}
+
+
+def failing(kept: pl.DataFrame, strata: pl.DataFrame, settings: Review) -> list[dict[str, Any]]:
+    """Return the instructions with wrong answers in strata whose error rate is surely above the bar."""
+    bad = [row["stratum"] for row in strata.iter_rows(named=True) if _interval(row, settings).low > settings.bar]
+    found = (
+        kept.filter(pl.col("stratum").is_in(bad), pl.col("verdict").is_in(SETTLED))
+        .group_by("stratum", "instruction_id")
+        .agg(pl.len().alias("settled"), (pl.col("verdict") == "wrong").sum().alias("wrong"))
+        .filter(pl.col("wrong") > 0)
+    )
+    rows = kept.group_by("instruction_id").len("rows")
+    return found.join(rows, on="instruction_id").sort("stratum", "instruction_id").to_dicts()
+
+
+def _dropped(population: pl.DataFrame, settlement: pl.DataFrame, settings: Review) -> list[dict[str, Any]]:
+    """Return per filter what people say of rows that it dropped: the share that they find correct."""
+    judged = (
+        population.filter(pl.col("population") == DROPPED)
+        .join(settlement.select(*KEYS, "verdict"), on=KEYS, how="left")
+        .group_by("stage")
+        .agg(
+            pl.len().alias("rows"),
+            pl.col("verdict").is_in(SETTLED).sum().alias("settled"),
+            (pl.col("verdict") == "correct").sum().alias("correct"),
+        )
+        .filter(pl.col("settled") > 0)
+        .sort("stage")
+    )
+    return [
+        {
+            "filter": row["stage"],
+            **_renamed(simple_interval(row["rows"], row["settled"], row["correct"], settings.confidence)),
+        }
+        for row in judged.iter_rows(named=True)
+    ]
+
+
+def _renamed(interval: Interval) -> dict[str, Any]:
+    figures = asdict(interval)
+    return {**figures, "correct": figures.pop("wrong")}
+
+
+def _agreement(answers: pl.DataFrame, rounds: Rounds) -> list[dict[str, Any]]:
+    frames = [rounds.frame(made.number).filter("drawn").select(*KEYS, "stratum") for made in rounds.all]
+    if not frames:
+        return []
+    strata = pl.concat(frames).unique(KEYS, keep="last", maintain_order=True)
+    found = agreement(answers.join(strata, on=KEYS, maintain_order="left"))
+    return found.filter(pl.col("records") > 0).to_dicts()

@@ -1,0 +1,77 @@
+"""Error rates with their intervals: of a simple sample, and of a stratified one."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A rate and the bounds of its two-sided interval; `wrong` of `settled` verdicts found it, for `rows` rows."""
+
+    rate: float | None
+    low: float
+    high: float
+    rows: int
+    settled: int
+    wrong: int
+
+
+def simple_interval(rows: int, settled: int, wrong: int, confidence: float) -> Interval:
+    """Return the rate of one stratum with its Clopper-Pearson interval; of one that is settled whole it is exact."""
+    if settled == 0:
+        return Interval(None, 0.0, 1.0, rows, 0, 0)
+    rate = wrong / settled
+    low, high = (rate, rate) if settled == rows else clopper_pearson(rate, settled, confidence)
+    return Interval(rate, low, high, rows, settled, wrong)
+
+
+def stratified_interval(strata: pl.DataFrame, confidence: float) -> Interval:
+    """Return the rate of all rows from verdicts on a stratified sample. Columns: rows, settled, wrong.
+
+    Strata count by their rows. The bounds are those of Korn and Graubard (Survey Methodology 24, 1998): Clopper-Pearson
+    at the effective sample size. That is at most Kish's size for the weights, since the spread within small strata is
+    itself only estimated, and often as 0. Strata that are settled whole add no uncertainty; of strata without any
+    verdict nothing is known, so they count as without error in the lower bound and as all wrong in the upper one.
+    """
+    rows, settled, wrong = (strata[name].to_numpy().astype(float) for name in ("rows", "settled", "wrong"))
+    weights = rows / max(rows.sum(), 1.0)
+    known, certain = settled > 0, (settled == rows) & (rows > 0)
+    sampled = known & ~certain
+    figures = (int(rows.sum()), int(settled.sum()), int(wrong.sum()))
+    if not known.any():
+        return Interval(None, 0.0, 1.0, *figures)
+    rates = np.divide(wrong, settled, out=np.zeros_like(wrong), where=known)
+    low = high = float(weights[certain] @ rates[certain])
+    if sampled.any():
+        share = float(weights[sampled].sum())
+        mean, size = _effective(weights[sampled] / share, settled[sampled], rates[sampled])
+        bounds = clopper_pearson(mean, size, confidence)
+        low, high = low + share * bounds[0], high + share * bounds[1]
+    rate = float(weights[known] @ rates[known] / weights[known].sum())
+    return Interval(rate, low, min(1.0, high + float(weights[~known].sum())), *figures)
+
+
+def _effective(
+    weights: npt.NDArray[np.float64], settled: npt.NDArray[np.float64], rates: npt.NDArray[np.float64]
+) -> tuple[float, float]:
+    """Return the weighted mean of rates, and the size of a simple random sample that tells as much of it."""
+    mean = float(weights @ rates)
+    variance = float(weights**2 @ (rates * (1 - rates) / np.maximum(settled - 1, 1)))
+    size = kish_size(weights, settled)
+    return mean, min(size, mean * (1 - mean) / variance) if variance > 0 else size
+
+
+def kish_size(weights: npt.NDArray[np.float64], settled: npt.NDArray[np.float64]) -> float:
+    """Return the effective size of a stratified sample whose rows have the same spread in all strata."""
+    return float(1 / (weights**2 / settled).sum())
+
+
+def clopper_pearson(rate: float, size: float, confidence: float) -> tuple[float, float]:
+    """Return the bounds of a rate found in a sample of `size`, which need not be a whole number."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(rate * size, size, alpha=1 - confidence, method="beta")
+    return float(low), float(high)

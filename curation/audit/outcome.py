@@ -1,0 +1,86 @@
+"""The `audit` table: what becomes of each kept sample that people judged, and of those of instructions that failed."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import polars as pl
+
+from curation.audit.assessment import KEYS
+from curation.audit.rounds import Failure
+from curation.audit.verdicts import SETTLED
+from curation.difficulty import Score
+from stillhouse.recipe import UNKNOWN
+from stillhouse.schemas import AUDIT, table_of
+from stillhouse.tasks import Task, render, unrender
+
+Scorer = Callable[[Sequence[tuple[str, str]]], list[Score]]  # of pairs of prompt and answer
+SCORES = ("difficulty", "perplexity", "ifd")
+
+
+def audit_table(
+    judged: pl.DataFrame, settlement: pl.DataFrame, failures: Sequence[Failure], score: Scorer
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Return the table and its counts. `judged` are the kept samples that it is about, with text and instruction.
+
+    A correction has to be a valid answer, as a teacher's has; then it is scored as one. A wrong answer without a valid
+    correction is rejected, and so are all answers to an instruction that was dropped.
+    """
+    dropped = {failure.instruction_id: failure.reason for failure in failures if failure.action == "drop"}
+    verdicts = {tuple(row[key] for key in KEYS): row for row in settlement.iter_rows(named=True)}
+    rows = []
+    for sample in judged.iter_rows(named=True):
+        verdict = verdicts.get((sample["sample_id"], sample["version"]), {})
+        row = {key: verdict.get(key) for key in ("faults", "annotators", "settled_at")}
+        if sample["instruction_id"] in dropped:
+            rows.append({**row, **_rejected(sample, dropped[sample["instruction_id"]])})
+        elif verdict.get("verdict") in SETTLED:
+            rows.append({**row, **_outcome(sample, verdict)})
+    corrected = [number for number, row in enumerate(rows) if row["outcome"] == "corrected"]
+    prompts = dict(judged.select("sample_id", "prompt").iter_rows())
+    scores = score([(prompts[rows[number]["sample_id"]], rows[number]["completion"]) for number in corrected])
+    for number, found in zip(corrected, scores, strict=True):
+        rows[number] |= {name: asdict(found)[name] for name in SCORES}
+    table = table_of(rows, AUDIT, "audit")
+    return table, {
+        outcome: table.filter(pl.col("outcome") == outcome).height for outcome in ("accepted", "corrected", "rejected")
+    }
+
+
+def _outcome(sample: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
+    if verdict["verdict"] == "correct":
+        return {"sample_id": sample["sample_id"], "outcome": "accepted"}
+    faults = ", ".join(verdict["faults"]) or "wrong"
+    if verdict["correction"] is None:
+        return _rejected(sample, f"people found it {faults}, and gave no correction")
+    answer, spans, fault = corrected_answer(sample, verdict["correction"])
+    if fault:
+        return _rejected(sample, f"people found it {faults}; their correction is not valid: {fault}")
+    spans_ = [{"start": start, "end": end} for start, end in spans]
+    return {
+        "sample_id": sample["sample_id"],
+        "outcome": "corrected",
+        "reason": faults,
+        "completion": answer,
+        "spans": spans_,
+    }
+
+
+def corrected_answer(sample: dict[str, Any], correction: str) -> tuple[str, list[tuple[int, int]], str | None]:
+    """Return a person's answer in the task's own form, its verbatim spans, and why it is not valid (None: it is)."""
+    task = Task.from_row(sample)
+    if task.task_type == UNKNOWN or not sample["instruction"]:
+        return correction, [], None  # of imported data no task is known
+    try:
+        value = unrender(task, correction.strip())
+    except json.JSONDecodeError:
+        return correction, [], "not JSON"
+    labels = {label.casefold(): label for label in task.labels}
+    value = labels.get(value.casefold(), value) if isinstance(value, str) else value
+    fault = task.fault(value, sample["text"])
+    return (correction, [], fault) if fault else (render(value), task.spans(value, sample["text"]), None)
+
+
+def _rejected(sample: dict[str, Any], reason: str) -> dict[str, Any]:
+    return {"sample_id": sample["sample_id"], "outcome": "rejected", "reason": reason}

@@ -1,0 +1,37 @@
+"""The rows that an audit is about: kept ones, and those that the filters dropped."""
+
+import hashlib
+from collections.abc import Mapping
+
+import polars as pl
+
+from curation.audit.plan import DROPPED, KEPT
+from curation.audit.rounds import Failure
+
+
+def population_of(tables: Mapping[str, pl.DataFrame | pl.LazyFrame], failures: list[Failure]) -> pl.DataFrame:
+    """Return a row per answer of the teacher that can be judged: its version, population, filter, and what it covers.
+
+    Columns: sample_id, version, instruction_id, population, stage, perspective (its id), task_type, difficulty. Rows of
+    instructions that were dropped for what people found are left out.
+    """
+    table = {name: frame.lazy() for name, frame in tables.items()}
+    gone = [failure.instruction_id for failure in failures if failure.action == "drop"]
+    answers = table["responses"].select("sample_id", "instruction_id", "prompt", "output")
+    covers = table["instructions"].select("instruction_id", pl.col("perspective_id").alias("perspective"), "task_type")
+    rows = (
+        table["decisions"]
+        .select("sample_id", "kept", "stage", "difficulty")
+        .join(answers, on="sample_id", maintain_order="left")
+        .join(covers, on="instruction_id", maintain_order="left")
+        .filter(pl.col("output").str.strip_chars() != "", ~pl.col("instruction_id").is_in(gone))
+        .collect()
+    )
+    version = pl.Series("version", map(version_of, rows["prompt"], rows["output"]), pl.String)
+    population = pl.when("kept").then(pl.lit(KEPT)).otherwise(pl.lit(DROPPED)).alias("population")
+    return rows.drop("prompt", "output").with_columns(version, population)
+
+
+def version_of(prompt: str, output: str) -> str:
+    """Return a digest of what an annotator judges: a verdict counts for this answer only."""
+    return hashlib.sha256(f"{prompt}\0{output}".encode()).hexdigest()[:16]

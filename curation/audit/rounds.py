@@ -1,0 +1,144 @@
+"""The audit of a run on disk: rounds with their frames and records, answers as pulled, instructions that failed."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from curation.audit.records import Answer, Record, record_from
+from stillhouse.errors import InputError
+from stillhouse.recipe import Review
+from stillhouse.schemas import FRAME, REVIEWS, conform, table_of
+from stillhouse.store import write_atomically, write_parquet
+
+ANSWER = ["verdict", "faults", "rating", "correction", "comment", "status", "problem"]
+WHOSE = ["round", "sample_id", "version", "annotator", "source"]
+
+
+@dataclass(frozen=True)
+class Round:
+    """A sample that was drawn and sent. Rounds of one generation are one sample of the same rows.
+
+    A generation ends where rows are dropped or asked again by what was found in it.
+    """
+
+    number: int
+    generation: int
+    made_at: str
+    bar: float
+    confidence: float
+    records: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An instruction with wrong answers in a stratum that failed; `action` is drop or requeue."""
+
+    instruction_id: str
+    generation: int
+    action: str
+    reason: str
+
+
+class Rounds:
+    """Reads and writes the folder `review` of a run."""
+
+    def __init__(self, path: Path) -> None:
+        """Point at the folder; nothing is created before something is written."""
+        self._path = path
+        self.all = [Round(**entry) for entry in self._read("rounds.json")]
+        self.failures = [Failure(**entry) for entry in self._read("failures.json")]
+
+    @property
+    def generation(self) -> int:
+        """Number of the generation that goes on."""
+        return 1 + max((failure.generation for failure in self.failures), default=0)
+
+    @property
+    def current(self) -> list[Round]:
+        """The rounds of this generation."""
+        return [made for made in self.all if made.generation == self.generation]
+
+    def frame(self, number: int) -> pl.DataFrame:
+        """Return the sampling frame of a round."""
+        return conform(pl.read_parquet(self._frame_path(number), glob=False), FRAME, f"round {number}")
+
+    def drawn(self, rounds: Sequence[Round]) -> pl.DataFrame:
+        """Return the records of rounds: sample_id, version and round."""
+        frames = [self.frame(made.number).filter("drawn").with_columns(round=pl.lit(made.number)) for made in rounds]
+        empty = pl.DataFrame(schema={**FRAME, "round": pl.Int32})
+        return pl.concat([empty, *frames]).select("sample_id", "version", "round")
+
+    def records(self, made: Round) -> list[Record]:
+        """Return the records of a round as annotators were shown them."""
+        return [record_from(entry) for entry in self._read(f"round-{made.number}.json")]
+
+    def add(self, frame: pl.DataFrame, records: Sequence[Record], settings: Review) -> Round:
+        """Put a round down, before anything of it is sent."""
+        made = Round(
+            len(self.all) + 1,
+            self.generation,
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            settings.bar,
+            settings.confidence,
+            len(records),
+        )
+        self._path.mkdir(exist_ok=True)
+        self._write(f"round-{made.number}.json", [asdict(record) for record in records])
+        write_parquet(self._frame_path(made.number), frame)
+        self.all.append(made)
+        self._write("rounds.json", [asdict(entry) for entry in self.all])
+        return made
+
+    def fail(self, failures: Sequence[Failure]) -> None:
+        """Put down which instructions failed, which ends the generation."""
+        self.failures += failures
+        self._write("failures.json", [asdict(failure) for failure in self.failures])
+
+    def reviews(self) -> pl.DataFrame:
+        """Return every answer that was pulled (schema REVIEWS), in the order of pulling."""
+        path = self._path / "reviews.parquet"
+        return (
+            conform(pl.read_parquet(path, glob=False), REVIEWS, "reviews")
+            if path.exists()
+            else table_of([], REVIEWS, "reviews")
+        )
+
+    def keep(self, made: Round, answers: Sequence[Answer], source: str) -> int:
+        """Add the answers that are new, or other than the last of that annotator; return how many they are."""
+        known = self.reviews()
+        rows = [
+            {**asdict(answer), "faults": list(answer.faults), "round": made.number, "source": source}
+            for answer in answers
+        ]
+        pulled = table_of(rows, REVIEWS, "reviews").unique(WHOSE, keep="last", maintain_order=True)
+        last = known.unique(WHOSE, keep="last", maintain_order=True)
+        fresh = pulled.join(last, on=[*WHOSE, *ANSWER], how="anti", nulls_equal=True, maintain_order="left")
+        if len(fresh):
+            self._path.mkdir(exist_ok=True)
+            write_parquet(self._path / "reviews.parquet", pl.concat([known, fresh]))
+        return len(fresh)
+
+    def files(self) -> list[Path]:
+        """Return the files that say what people decided."""
+        frames = [self._frame_path(made.number) for made in self.all]
+        others = [self._path / name for name in ("reviews.parquet", "failures.json")]
+        return [path for path in (*frames, *others) if path.exists()]
+
+    def _frame_path(self, number: int) -> Path:
+        return self._path / f"round-{number}.parquet"
+
+    def _read(self, name: str) -> list[dict[str, Any]]:
+        path = self._path / name
+        try:
+            content: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        except ValueError as error:
+            raise InputError(f"{path} is damaged ({error}); put back a copy of it, verdicts depend on it") from error
+        return content
+
+    def _write(self, name: str, entries: Sequence[dict[str, Any]]) -> None:
+        write_atomically(self._path / name, (json.dumps(entries, indent=2, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,128 @@
+"""From annotators' answers to one verdict per record, and how far annotators agree."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from curation.audit.questions import VERDICTS
+
+CONFLICT = "conflict"
+SETTLED = ("correct", "wrong")
+
+
+def standing(reviews: pl.DataFrame) -> pl.DataFrame:
+    """Return the answers that count: of each annotator to each version of a record the latest one, where submitted.
+
+    `reviews` keeps all that was ever pulled.
+    """
+    latest = reviews.sort("given_at", maintain_order=True).unique(
+        ["sample_id", "version", "annotator"], keep="last", maintain_order=True
+    )
+    return latest.filter(pl.col("status") == "submitted", pl.col("verdict").is_in(list(VERDICTS)))
+
+
+def settle(answers: pl.DataFrame, arbiter: str | None = None) -> pl.DataFrame:
+    """Return one row per record and version: its verdict and what goes with it.
+
+    The arbiter's verdict decides where there is one, else the majority; of a tie the verdict is `conflict`.
+    `correction` and `faults` are of those who found it wrong: the arbiter's, else the commonest, else the earliest.
+    """
+    rows = [
+        _settled(list(group.iter_rows(named=True)), arbiter)
+        for group in answers.sort("given_at", "annotator").partition_by("sample_id", "version", maintain_order=True)
+    ]
+    return pl.DataFrame(rows, schema=SETTLEMENT, orient="row")
+
+
+SETTLEMENT = pl.Schema(
+    {
+        "sample_id": pl.String(),
+        "version": pl.String(),
+        "verdict": pl.String(),
+        "faults": pl.List(pl.String()),
+        "rating": pl.Float64(),
+        "correction": pl.String(),
+        "annotators": pl.List(pl.String()),
+        "settled_at": pl.Datetime("us", "UTC"),
+    }
+)
+
+
+def _settled(answers: list[dict[str, Any]], arbiter: str | None) -> dict[str, Any]:
+    deciding = [answer for answer in answers if answer["annotator"] == arbiter] or answers
+    verdict = _commonest([answer["verdict"] for answer in deciding])
+    against = [answer for answer in deciding if answer["verdict"] == verdict == "wrong"]
+    corrections = [answer["correction"] for answer in against if answer["correction"] is not None]
+    ratings = [answer["rating"] for answer in answers if answer["rating"] is not None]
+    return {
+        "sample_id": answers[0]["sample_id"],
+        "version": answers[0]["version"],
+        "verdict": verdict or CONFLICT,
+        "faults": sorted({fault for answer in against for fault in answer["faults"] or []}),
+        "rating": float(np.median(ratings)) if ratings else None,
+        "correction": _commonest(corrections) or next(iter(corrections), None),
+        "annotators": sorted({answer["annotator"] for answer in answers}),
+        "settled_at": max(answer["given_at"] for answer in deciding),
+    }
+
+
+def _commonest(values: Sequence[str]) -> str | None:
+    """Return the value that is there most often; None where several are."""
+    counts = {value: values.count(value) for value in values}
+    most = [value for value, count in counts.items() if count == max(counts.values())]
+    return most[0] if len(most) == 1 else None
+
+
+Level = Literal["nominal", "ordinal"]
+QUESTIONS: dict[str, tuple[Level, pl.Expr]] = {
+    "verdict": ("nominal", pl.col("verdict")),
+    "what is wrong": ("nominal", pl.col("faults").list.sort().list.join(", ")),
+    "quality": ("ordinal", pl.col("rating")),
+    "correction": ("nominal", pl.col("correction")),
+}
+
+
+def agreement(answers: pl.DataFrame) -> pl.DataFrame:
+    """Return per question and stratum how far annotators agree on records that several answered.
+
+    `answers` are those that stand, with a column stratum; columns of the result: question, stratum (None: all
+    together), records, percentage (share of pairs of answers that are the same, in [0, 1]) and alpha (Krippendorff's;
+    ordinal for quality, else nominal; None where all answers are the same, since then chance would agree as well).
+    """
+    rows = []
+    for question, (level, value) in QUESTIONS.items():
+        given = answers.select("sample_id", "version", "annotator", "stratum", value=value).drop_nulls("value")
+        several = given.filter(pl.len().over("sample_id", "version") > 1)
+        for stratum, part in [
+            (None, several),
+            *((key[0], part) for key, part in several.group_by("stratum", maintain_order=True)),
+        ]:
+            rows.append({"question": question, "stratum": stratum, **_agreement(part, level)})
+    schema = {"question": pl.String, "stratum": pl.String, "records": pl.Int64, "percentage": pl.Float64}
+    return pl.DataFrame(rows, schema={**schema, "alpha": pl.Float64}, orient="row")
+
+
+def _agreement(answers: pl.DataFrame, level: Level) -> dict[str, Any]:
+    if answers.is_empty():
+        return {"records": 0, "percentage": None, "alpha": None}
+    import krippendorff
+
+    codes = answers.with_columns(pl.col("value").rank("dense").cast(pl.Float64))
+    matrix = codes.pivot("annotator", index=["sample_id", "version"], values="value").drop("sample_id", "version")
+    values = matrix.to_numpy().astype(float)
+    if codes["value"].n_unique() == 1:
+        alpha = None
+    else:
+        alpha = float(krippendorff.alpha(reliability_data=values.T, level_of_measurement=level))
+    return {"records": len(values), "percentage": _same_pairs(answers), "alpha": alpha}
+
+
+def _same_pairs(answers: pl.DataFrame) -> float:
+    """Return the share of equal ones among all pairs of answers to the same record."""
+    keys = ["sample_id", "version"]
+    answered = answers.group_by(keys).len("n")
+    same = answers.group_by(*keys, "value").len("n")
+    pairs = [int((frame["n"] * (frame["n"] - 1)).sum()) for frame in (same, answered)]
+    return pairs[0] / pairs[1]
