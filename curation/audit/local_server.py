@@ -105,7 +105,9 @@ class LocalServer:
 def missing(environment: Path = ENVIRONMENT) -> list[str]:
     """Return the packages that the environment lacks, as pins."""
     marker = environment / MARKER
-    installed = marker.read_text(encoding="utf-8").splitlines() if marker.exists() else []
+    # Without its Python, which an upgrade of the system can take away, nothing of it can be used.
+    whole = marker.exists() and Path(_python(environment)).exists()
+    installed = marker.read_text(encoding="utf-8").splitlines() if whole else []
     return [pin for pin in PINS if pin not in installed]
 
 
@@ -152,7 +154,7 @@ def serve(
     if installs:
         install(environment, say)
     _check_installed(environment)
-    say("Starting Argilla, which takes about 15 seconds")
+    say("Starting Argilla, which takes about ten seconds")
     with running(home, environment, port) as server:
         account = server.account
         say(f"Argilla is up: {account.url}\nuser name: {account.username}\npassword: {account.password}")
