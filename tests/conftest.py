@@ -1,13 +1,14 @@
-"""Shared parts, each made once: real models, a real tiny run with the offline teacher, a counting endpoint."""
+"""Shared parts, each made once: real models, a real tiny run with the offline teacher, endpoints, a browser."""
 
 import csv
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 import yaml
@@ -17,15 +18,20 @@ from stillhouse.job import quiet_libraries
 
 quiet_libraries()
 
+from curation.audit.local_server import Account, LocalServer, install, running  # noqa: E402
 from pipelines.calls import UnusableAnswerError  # noqa: E402
 from stillhouse.encoder import Encoder, load_encoder  # noqa: E402
 from stillhouse.models import load_causal_lm  # noqa: E402
 from stillhouse.recipe import OFFLINE_ENCODER, OFFLINE_LLM  # noqa: E402
 from tests.teacher_server import MODEL, TeacherServer, serve_teacher  # noqa: E402
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 Value = TypeVar("Value")
 ROOT = Path(__file__).parent.parent
 DEMO_TEXTS = ROOT / "recipes" / "demo_texts.jsonl"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 COMMAND = str(Path(sys.executable).parent / "stillhouse")
 
 
@@ -138,3 +144,48 @@ def _made_once(
 def private_run(offline_run: Path, tmp_path: Path) -> Path:
     """A copy of the finished run that a test may change."""
     return Path(shutil.copytree(offline_run, tmp_path / "run"))
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def argilla_environment() -> Path:
+    """The programs of a local Argilla server, installed once for all sessions of this checkout."""
+    environment = ROOT / ".venv-argilla"
+    install(environment)
+    return environment
+
+
+@pytest.fixture(scope="session")
+def argilla_server(tmp_path_factory: pytest.TempPathFactory, argilla_environment: Path) -> Iterator[LocalServer]:
+    """A real Argilla server with an empty database.
+
+    Tests that use it are marked `xdist_group("argilla")`: one process has them all, and there is one server.
+    """
+    with running(tmp_path_factory.mktemp("argilla"), argilla_environment, free_port()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def argilla(argilla_server: LocalServer) -> Account:
+    """The owner's account of a real Argilla server (see `argilla_server`)."""
+    return argilla_server.account
+
+
+@pytest.fixture
+def browser() -> "Iterator[Browser]":
+    """A real browser. For one test only: while it runs, no `asyncio.run` works in this process."""
+    from playwright.sync_api import sync_playwright
+
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    quiet = ["quic", "gpu", "background-networking", "component-update", "sync"]
+    flags = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in quiet)]
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=flags)
+        yield opened
+        opened.close()

@@ -15,7 +15,17 @@ def sources(path: Path, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["run"], ["status"], ["inspect"], ["instructions", "export"], ["instructions", "import"], ["train"]]
+    "command",
+    [
+        [],
+        ["run"],
+        ["status"],
+        ["inspect"],
+        ["instructions", "export"],
+        ["instructions", "import"],
+        ["review", "up"],
+        ["train"],
+    ],
 )
 def test_help_shows_an_example(command: list[str]) -> None:
     done = stillhouse(*command, "--help")

@@ -1,6 +1,5 @@
 """The sampling plan: how many records tell enough, how they are spread over the strata, and which ones are drawn."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +49,7 @@ def chance_of_passing(records: int, settings: Review, rate: float) -> float:
 
 
 def allocate(
-    sizes: npt.ArrayLike, total: int, minimum: int, spread: Sequence[float] | None = None
+    sizes: npt.ArrayLike, total: int, minimum: int, spread: npt.ArrayLike | None = None
 ) -> npt.NDArray[np.int64]:
     """Return the records of each stratum: in proportion to its rows, or to rows x spread where given (Neyman).
 
@@ -94,20 +93,22 @@ class Plan:
         return int(self.frame["drawn"].sum())
 
 
-def draw_kept(rows: pl.DataFrame, settings: Review, expected: float, spread: dict[str, float], seed: int) -> Plan:
-    """Plan a round of the kept rows. Columns: sample_id, version, stratum, settled (has a verdict already).
+def draw_kept(rows: pl.DataFrame, settings: Review, expected: float, seed: int) -> Plan:
+    """Plan a round of the kept rows. Columns: sample_id, version, population, stratum, verdict, settled.
 
-    `spread` is the standard deviation of verdicts in each stratum, for Neyman's allocation. Within a stratum the rows
-    with the lowest draws are taken, without those settled: a draw depends on seed and sample id only, so that rounds
-    of the same strata go on where the last one ended, and together are one sample.
+    `settled` rows have a verdict, which Neyman's allocation takes the spread of, and are not drawn again. Within a
+    stratum the rows with the lowest draws are taken: a draw depends on seed and sample id only, so that rounds of the
+    same strata go on where the last one ended, and together are one sample.
     """
-    strata = rows.group_by("stratum").agg(pl.len().alias("rows"), pl.col("settled").sum()).sort("stratum")
+    strata = rows.group_by("stratum").agg(
+        pl.len().alias("rows"), pl.col("settled").sum(), (pl.col("verdict") == "wrong").sum().alias("wrong")
+    ).sort("stratum")  # fmt: skip
+    sizes, done = strata["rows"].to_numpy(), strata["settled"].to_numpy().astype(int)
+    spread = _spread(strata) if settings.allocation == "neyman" else None
     needed = settings.records or records_needed(settings, expected, len(rows))
-    sizes, done = strata["rows"].to_numpy(), strata["settled"].to_numpy()
-    weights = [spread.get(name, 1.0) for name in strata["stratum"]] if settings.allocation == "neyman" else None
     total = needed + (int(done.sum()) if settings.records else 0)
     while True:
-        counts = np.maximum(allocate(sizes, total, settings.minimum, weights), done)
+        counts = np.maximum(allocate(sizes, total, settings.minimum, spread), done)
         effective = kish_size(sizes / sizes.sum(), counts)
         if settings.records or effective >= needed or counts.sum() >= len(rows):
             break
@@ -116,8 +117,19 @@ def draw_kept(rows: pl.DataFrame, settings: Review, expected: float, spread: dic
     return Plan(_frame(rows, fresh, settings, seed), needed, effective)
 
 
+def _spread(strata: pl.DataFrame) -> npt.NDArray[np.float64]:
+    """Return the standard deviation of verdicts in each stratum; one more of either kind keeps it above 0."""
+    rate = ((strata["wrong"] + 1) / (strata["settled"] + 2)).to_numpy()
+    return np.sqrt(rate * (1 - rate))
+
+
+def joined(plan: Plan, dropped: pl.DataFrame) -> Plan:
+    """Return a plan that has a frame of dropped rows as well."""
+    return Plan(pl.concat([plan.frame, dropped]), plan.needed, plan.effective)
+
+
 def draw_dropped(rows: pl.DataFrame, settings: Review, seed: int) -> pl.DataFrame:
-    """Return the frame of rows that filters dropped (columns sample_id, version, stratum = filter, settled).
+    """Return the frame of rows that filters dropped (columns as in `draw_kept`; the stratum is the filter).
 
     Every filter has an even part of `settings.rejected`.
     """
@@ -125,7 +137,7 @@ def draw_dropped(rows: pl.DataFrame, settings: Review, seed: int) -> pl.DataFram
     if open_.is_empty() or not settings.rejected:
         return _frame(rows, {}, settings, seed)
     open_ = open_.sort("stratum")
-    counts = allocate(open_["rows"].to_list(), settings.rejected, 1, (1 / open_["rows"]).to_list())
+    counts = allocate(open_["rows"].to_numpy(), settings.rejected, 1, 1 / open_["rows"].to_numpy())
     return _frame(rows, dict(zip(open_["stratum"], counts.tolist(), strict=True)), settings, seed)
 
 

@@ -1,0 +1,102 @@
+"""What a person sees of an audit in the terminal: the plan of a round, and what the verdicts say."""
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from stillhouse.inspection import plain
+from stillhouse.recipe import Review
+
+if TYPE_CHECKING:
+    from curation.audit.plan import Plan
+
+COLOURS = {"accepted": "green", "rejected": "red", "undecided": "yellow", "not audited": "yellow"}
+
+
+def show_plan(console: Console, plan: "Plan", settings: Review, number: int) -> None:
+    """Show the strata of a round, and what the round can tell."""
+    from curation.audit.plan import KEPT, SECONDS_A_RECORD, chance_of_passing, most_wrong
+
+    strata = plan.strata()
+    table = _table(f"Round {number}: the sample", "stratum", "rows", "records")
+    for population, stratum, rows, records in strata.iter_rows():
+        name = plain(stratum) if population == KEPT else f"dropped by {plain(stratum)}"
+        table.add_row(name, f"{rows:,}", f"{records:,}")
+    table.add_row("all", f"{strata['rows'].sum():,}", f"{plan.records:,}", style="bold")
+    console.print("", table, "")
+    size = int(plan.effective)
+    wrong = most_wrong(size, settings)
+    answers = int(plan.frame["answers"].sum())
+    time = timedelta(seconds=answers * SECONDS_A_RECORD)
+    console.print(
+        f"Kept rows are accepted where the {settings.confidence:.0%} interval of their error rate is not above "
+        f"{settings.bar:.1%}. The sample tells as much as a simple one of {size:,}: "
+        + (f"it passes with {wrong} wrong or fewer," if wrong >= 0 else "too few to pass even with none wrong;")
+        + (f" {chance_of_passing(size, settings, settings.expected):.0%} likely at {settings.expected:.1%} errors,"
+           f" {chance_of_passing(size, settings, settings.bar):.1%} at {settings.bar:.1%}." if wrong >= 0 else
+           " raise --records.")
+    )  # fmt: skip
+    console.print(f"{answers:,} answers in all, about {time} of people's time at {SECONDS_A_RECORD} s each.\n")
+
+
+def show_findings(console: Console, findings: dict[str, Any]) -> None:
+    """Show the decision, the error rate per stratum, what was thrown away wrongly, and agreement."""
+    rate = findings["error_rate"]
+    console.print(
+        f"\n{findings['answered']:,} of {findings['records']:,} records answered by {findings['annotators']} annotator(s); "
+        f"{findings['unclear']} unclear, {findings['conflict']} tied"
+    )
+    if findings["not_counted"]:
+        console.print(Text(f"{findings['not_counted']} answers have values that are none (inspect RUN reviews)", "yellow"))
+    if findings["answered"]:
+        console.print("", _strata_table(findings), "")
+    for title, table in (("dropped", _dropped_table(findings)), ("agreement", _agreement_table(findings))):
+        if findings[title]:
+            console.print(table, "")
+    for entry in findings["failing"]:
+        told = f"{entry['wrong']} of {entry['settled']} wrong in {entry['stratum']}, {entry['rows']:,} rows"
+        console.print(Text(f"fails: instruction {entry['instruction_id']}: {plain(told)}", style="red"))
+    decision = findings["decision"]
+    shown = "" if rate["rate"] is None else f" (found: {rate['rate']:.1%})"
+    console.print(Text.assemble((decision, f"bold {COLOURS[decision]}"), f": {findings['why']}{shown}"))
+
+
+def _strata_table(findings: dict[str, Any]) -> Table:
+    table = _table("Error rate of kept rows", "stratum", "rows", "judged", "wrong", "rate", "interval")
+    for row in [*findings["strata"], {"stratum": "all", **findings["error_rate"]}]:
+        figures = (f"{row['rows']:,}", f"{row['settled']:,}", f"{row['wrong']:,}", *_bounds(row))
+        table.add_row(plain(row["stratum"]), *figures, style="bold" if row["stratum"] == "all" else "")
+    return table
+
+
+def _dropped_table(findings: dict[str, Any]) -> Table:
+    table = _table("Of what the filters dropped, people find correct", "filter", "rows", "judged", "correct", "rate", "interval")
+    for row in findings["dropped"]:
+        figures = (f"{row['rows']:,}", f"{row['settled']:,}", f"{row['correct']:,}", *_bounds(row))
+        table.add_row(row["filter"], *figures)
+    return table
+
+
+def _agreement_table(findings: dict[str, Any]) -> Table:
+    table = _table("Agreement of annotators", "question", "records", "same answer", "Krippendorff's alpha")
+    for row in findings["agreement"]:
+        if row["stratum"] is None:
+            alpha = "–" if row["alpha"] is None else f"{row['alpha']:.2f}"
+            table.add_row(row["question"], f"{row['records']:,}", f"{row['percentage']:.0%}", alpha)
+    return table
+
+
+def _bounds(row: dict[str, Any]) -> tuple[str, str]:
+    rate = "–" if row["rate"] is None else f"{row['rate']:.1%}"
+    return rate, f"{row['low']:.1%} – {row['high']:.1%}"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if number else "left", header_style="dim")
+    return table

@@ -1,0 +1,353 @@
+"""The audit of a run: rounds are drawn and sent, answers pulled, findings shown and applied."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from rich.console import Console
+
+from stillhouse.display import Display
+from stillhouse.errors import InputError
+from stillhouse.job import opened, put_instructions, quiet_libraries, undo_stages
+from stillhouse.recipe import Recipe, Review, from_options, load_recipe
+from stillhouse.review_display import show_findings, show_plan
+from stillhouse.stages import build_of
+from stillhouse.store import RunFolder
+
+if TYPE_CHECKING:
+    from curation.audit.argilla import Argilla
+    from curation.audit.plan import Plan
+    from curation.audit.records import Record
+    from curation.audit.rounds import Failure, Round, Rounds
+
+READ = ("texts", "perspectives", "instructions", "responses", "decisions")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What is known of a run's audit."""
+
+    folder: RunFolder
+    recipe: Recipe
+    settings: Review
+    rounds: "Rounds"
+    population: pl.DataFrame
+
+    @property
+    def findings(self) -> dict[str, Any]:
+        """What the verdicts say so far."""
+        from curation.audit.assessment import assess
+
+        return assess(self.population, self.rounds, self.settings)
+
+    def batches(self, made: "Round") -> dict[str, list["Record"]]:
+        """Return the records of a round by the name of their dataset.
+
+        In Argilla a dataset has one number of answers per record, so those of the overlap have a dataset of their own.
+        """
+        name = re.sub(r"[^A-Za-z0-9_-]", "-", f"{self.recipe.name}-round-{made.number}")
+        parts: dict[str, list[Record]] = {}
+        for record in self.rounds.records(made):
+            parts.setdefault(name if record.answers == 1 else f"{name}-overlap", []).append(record)
+        return parts
+
+
+def audit_of(path: Path, changes: Mapping[str, Any] | None = None) -> Audit:
+    """Return the audit of a run; `changes` go before the recipe's `review`. Raises InputError where it is not decided."""
+    from curation.audit.population import population_of
+    from curation.audit.rounds import Rounds
+
+    folder = opened(path)
+    if "decisions" not in folder.manifest()["stages"]:
+        raise InputError(f"{path} has no decisions on its present responses yet; `stillhouse run` makes them")
+    recipe = load_recipe(folder.recipe_path)
+    settings = from_options(Review, {**recipe.review.model_dump(), **(changes or {})})
+    rounds = Rounds(folder.review_path)
+    tables = {name: folder.scan_table(name) for name in ("responses", "instructions", "decisions")}
+    return Audit(folder, recipe, settings, rounds, population_of(tables, rounds.failures))
+
+
+def push_round(
+    path: Path, changes: Mapping[str, Any], to: Path | None = None, plan_only: bool = False, another: bool = False
+) -> None:
+    """Send a round to Argilla or into a file, after showing its plan; one that is not answered yet is sent again.
+
+    Raises InputError where there is nothing left to ask, or the place to send it to is not known.
+    """
+    quiet_libraries()
+    display = Display(Console())
+    with opened(path).locked():
+        audit = audit_of(path, changes)
+        pending = None if another else _pending(audit)
+        if pending is None or plan_only:
+            plan = plan_of(audit)
+            show_plan(display.console, plan, audit.settings, len(audit.rounds.all) + 1)
+        if plan_only:
+            display.next_command(f"stillhouse review push {path}")
+            return
+        server = None if to else _server(audit.settings)
+        made = pending or audit.rounds.add(plan.frame, records_of(audit, plan.frame), audit.settings)
+        if to:
+            _write_file(audit, made, to, display)
+        elif server:
+            _send(audit, made, server, display)
+
+
+def _pending(audit: Audit) -> "Round | None":
+    """Return the last round of this generation where some of its records have no answer yet."""
+    from curation.audit.verdicts import standing
+
+    if not audit.rounds.current:
+        return None
+    last = audit.rounds.current[-1]
+    answered = standing(audit.rounds.reviews()).select("sample_id", "version").unique()
+    open_ = audit.rounds.drawn([last]).join(answered, on=["sample_id", "version"], how="anti")
+    return last if len(open_) else None
+
+
+def plan_of(audit: Audit) -> "Plan":
+    """Draw the next round: of the kept rows, and of those that filters dropped. Raises InputError where none is left."""
+    from curation.audit.assessment import BEFORE, KEYS, NOT_PLANNED, placed
+    from curation.audit.plan import DROPPED, KEPT, draw_dropped, draw_kept, joined, records_needed
+    from curation.audit.strata import stratify
+    from curation.audit.verdicts import SETTLED, settle, standing
+
+    settings, population, seed = audit.settings, audit.population, audit.recipe.seed
+    settlement = settle(standing(audit.rounds.reviews()), settings.arbiter)
+    settled = settlement.filter(pl.col("verdict").is_in(SETTLED)).select(*KEYS, settled=pl.lit(value=True))
+    rows = population.join(settled, on=KEYS, how="left", maintain_order="left").with_columns(
+        pl.col("settled").fill_null(value=False)
+    )
+    kept = placed(rows.filter(pl.col("population") == KEPT), audit.rounds, settlement)
+    kept = kept.filter(pl.col("stratum") != BEFORE)
+    found = audit.findings["error_rate"]["rate"] if audit.rounds.current else None
+    expected = max(settings.expected, found or 0.0)
+    if kept.filter(~pl.col("settled")).is_empty():
+        raise InputError("every kept row has a verdict already; there is nothing left to ask")
+    if expected >= settings.bar and settings.records is None:
+        raise InputError(
+            f"the error rate found, {expected:.1%}, is not below the bar of {settings.bar:.1%}: more records would not "
+            "make it pass. `stillhouse review apply` mends what was found; --records asks for more all the same"
+        )
+    if not audit.rounds.current:
+        fewest = settings.records or records_needed(settings, expected, len(kept))
+        kept = kept.with_columns(stratify(kept, audit.folder.read_table("perspectives"), settings, fewest, seed))
+    plan = draw_kept(kept, settings, expected, seed)
+    dropped = rows.filter(pl.col("population") == DROPPED).with_columns(stratum=pl.col("stage"))
+    if not audit.rounds.current:
+        return joined(plan, draw_dropped(dropped, settings, seed))
+    return plan
+
+
+def records_of(audit: Audit, frame: pl.DataFrame) -> list["Record"]:
+    """Return the drawn rows of a frame as annotators are shown them: those of one instruction together."""
+    from curation.audit.records import record_of
+
+    table = {name: audit.folder.scan_table(name) for name in READ}
+    heads = table["perspectives"].select("perspective_id", pl.col("head").alias("perspective"))
+    rows = (
+        frame.lazy()
+        .filter("drawn")
+        .join(table["decisions"].select("sample_id", "difficulty"), on="sample_id", maintain_order="left")
+        .join(table["responses"].drop("reason"), on="sample_id", maintain_order="left")
+        .join(table["texts"].select("text_id", "text", "domain"), on="text_id", maintain_order="left")
+        .join(table["instructions"].drop("reason"), on="instruction_id", maintain_order="left")
+        .join(heads, on="perspective_id", maintain_order="left")
+        .sort("instruction_id", maintain_order=True)
+    )
+    return [record_of(row) for row in rows.collect().iter_rows(named=True)]
+
+
+def _server(settings: Review) -> "Argilla":
+    from curation.audit.argilla import Argilla
+
+    url, key = settings.url or os.environ.get("ARGILLA_API_URL"), os.environ.get(settings.api_key_env)
+    if not url or not key:
+        lacking = "the server: set ARGILLA_API_URL or `review.url`" if not url else f"its key: set {settings.api_key_env}"
+        raise InputError(
+            f"Argilla is not known; {lacking}. `stillhouse review up` starts one here and says both; --to FILE works "
+            "without a server"
+        )
+    return Argilla(url, key, settings.workspace)
+
+
+def _send(audit: Audit, made: "Round", server: "Argilla", display: Display) -> None:
+    from curation.audit.argilla import Batch
+
+    sent = 0
+    with display:
+        for name, records in audit.batches(made).items():
+            display.start(name, len(records))
+            batch = Batch(name, records, records[0].answers)
+            sent += server.push(batch, _vectors(audit.folder, records), display.update)
+    told = f"{sent:,} sent" if sent else "nothing new to send"
+    display.console.print(f"Round {made.number}: {made.records:,} records at {server.url}, workspace "
+                          f"{audit.settings.workspace}; {told}")  # fmt: skip
+    display.next_command(f"stillhouse review pull {audit.folder.path}")
+
+
+def _vectors(folder: RunFolder, records: Sequence["Record"]) -> dict[str, list[float]]:
+    """Return the embedding of each record's text, so that Argilla finds similar records; none where one has none."""
+    from curation.vectors import load_vectors
+
+    vectors = load_vectors(folder.vectors_path)
+    ids = [record.sample_id for record in records]
+    if vectors is None or not set(ids) <= set(vectors.ids):
+        return {}
+    return dict(zip(ids, vectors.part(TEXT_PART, ids).tolist(), strict=True))
+
+
+def _write_file(audit: Audit, made: "Round", to: Path, display: Display) -> None:
+    from curation.audit.handouts import write_review_file
+
+    if to.exists():
+        raise InputError(f"{to} exists, perhaps with answers in it; give another file")
+    write_review_file(to, audit.rounds.records(made), audit.recipe.name, made.number)
+    display.console.print(f"Round {made.number}: {made.records:,} records written to {to}, a copy for each annotator")
+    filled = f"{audit.recipe.name}-round-{made.number}-NAME.json" if to.suffix == ".html" else str(to)
+    display.next_command(f"stillhouse review pull {audit.folder.path} --from {filled}")
+
+
+def pull_answers(
+    path: Path, files: Sequence[Path] = (), annotator: str | None = None, as_json: bool = False
+) -> dict[str, Any]:
+    """Take in the answers of all rounds, from Argilla or from files, and show what they say; return that."""
+    quiet_libraries()
+    display = Display(Console(stderr=as_json))
+    with opened(path).locked():
+        audit = audit_of(path)
+        if not audit.rounds.all:
+            raise InputError(f"no round of {path} was drawn yet; `stillhouse review push {path}` draws one")
+        fresh = _from_files(audit, files, annotator) if files else _from_argilla(audit, display)
+        if fresh:
+            undo_stages(audit.folder, "audit")
+    display.console.print(f"{fresh:,} new or changed answers")
+    return show_review(path, as_json)
+
+
+def _from_argilla(audit: Audit, display: Display) -> int:
+    server, fresh = _server(audit.settings), 0
+    with display:
+        for made in audit.rounds.all:
+            for name, records in audit.batches(made).items():
+                display.start(name, len(records))
+                answers = server.pull(name, records, display.update)
+                fresh += audit.rounds.keep(made, answers, "argilla")
+    return fresh
+
+
+def _from_files(audit: Audit, files: Sequence[Path], annotator: str | None) -> int:
+    from curation.audit.handouts import read_answers
+
+    records = {made.number: audit.rounds.records(made) for made in audit.rounds.all}
+    everything = [record for made in audit.rounds.all for record in records[made.number]]
+    fresh = 0
+    for file in files:
+        answers = read_answers(file, everything, annotator, datetime.now(UTC))
+        for made in audit.rounds.all:
+            mine = {(record.sample_id, record.version) for record in records[made.number]}
+            part = [answer for answer in answers if (answer.sample_id, answer.version) in mine]
+            fresh += audit.rounds.keep(made, part, file.name)
+    return fresh
+
+
+def show_review(path: Path, as_json: bool = False) -> dict[str, Any]:
+    """Print rounds, error rate, strata, agreement and the decision of a run's audit; return them."""
+    audit = audit_of(path)
+    findings = audit.findings
+    if as_json:
+        sys.stdout.write(json.dumps(findings, indent=2) + "\n")
+        return findings
+    display = Display(Console())
+    show_findings(display.console, findings)
+    display.next_command(*_next(audit, findings))
+    return findings
+
+
+def _next(audit: Audit, findings: dict[str, Any]) -> list[str]:
+    path = audit.folder.path
+    if not audit.rounds.current:
+        return [f"stillhouse review push {path}"]
+    if findings["decision"] == "accepted":
+        return [f"stillhouse review apply {path}", f"stillhouse publish {path} --to FOLDER"]
+    if findings["failing"]:
+        return [f"stillhouse review apply {path}"]
+    return [f"stillhouse review pull {path}"] if _pending(audit) else [f"stillhouse review push {path}"]
+
+
+def apply_findings(path: Path) -> dict[str, int]:
+    """Drop or re-queue the instructions that failed, put corrections in place, and write the dataset anew.
+
+    Returns how many samples were accepted, corrected, rejected. Re-queued instructions are answered by the next `run`.
+    """
+    quiet_libraries()
+    display = Display(Console())
+    folder = opened(path)
+    with folder.locked():
+        audit = audit_of(path)
+        failures = _failures(audit)
+        if failures:
+            audit.rounds.fail(failures)
+            undo_stages(folder, "audit")
+        again = {failure.instruction_id for failure in failures if failure.action == "requeue"}
+        if again:
+            _requeue(audit, again)
+    for failure in failures:
+        display.warn(f"{failure.action}: instruction {failure.instruction_id}: {failure.reason}")
+    if again:
+        display.next_command(f"stillhouse run {folder.recipe_path} --out {path}", f"stillhouse review push {path}")
+        return {}
+    with display:
+        manifest = build_of(audit.recipe, folder, display).run(until="dataset")
+    display.next_command(f"stillhouse review status {path}")
+    counts: dict[str, int] = manifest["stages"]["audit"]["counts"]
+    return counts
+
+
+def _failures(audit: Audit) -> list["Failure"]:
+    """Return what failed in this generation. An instruction without corrections to learn from cannot be re-queued."""
+    from curation.audit.rounds import Failure
+
+    taught = set(corrections_of(audit)["instruction_id"])
+    found: dict[str, Failure] = {}
+    for entry in audit.findings["failing"] if audit.rounds.current else []:
+        key = entry["instruction_id"]
+        action = "requeue" if audit.settings.failing == "requeue" and key in taught else "drop"
+        reason = f"{entry['wrong']} of {entry['settled']} wrong in the failing stratum {entry['stratum']}"
+        found.setdefault(key, Failure(key, audit.rounds.generation, action, reason))
+    return list(found.values())
+
+
+def corrections_of(audit: Audit) -> pl.DataFrame:
+    """Return people's valid corrections as demonstrations: instruction_id, text, output."""
+    from curation.audit.outcome import corrected_answer, judged_samples
+    from curation.audit.verdicts import settle, standing
+
+    settlement = settle(standing(audit.rounds.reviews()), audit.settings.arbiter).filter(pl.col("correction").is_not_null())
+    judged = judged_samples(audit.population, {name: audit.folder.scan_table(name) for name in READ})
+    rows = judged.join(settlement.select("sample_id", "version", "correction"), on=["sample_id", "version"])
+    found = [(row, *corrected_answer(row, row["correction"])) for row in rows.iter_rows(named=True)]
+    return pl.DataFrame(
+        [(row["instruction_id"], row["text"], answer) for row, answer, _, fault in found if not fault],
+        schema={"instruction_id": pl.String, "text": pl.String, "output": pl.String},
+        orient="row",
+    )
+
+
+def _requeue(audit: Audit, again: set[str]) -> None:
+    """Make corrections the demonstrations of instructions, so that the teacher is asked all their samples anew."""
+    from pipelines.edits import Entry, entries_of
+
+    demos = corrections_of(audit).partition_by("instruction_id", as_dict=True)
+    entries = entries_of(audit.folder.read_table("instructions"), audit.folder.read_table("perspectives"))
+    for entry in entries:
+        if entry["id"] in again:
+            entry["demos"] = demos[(entry["id"],)].select("text", "output").to_dicts()
+    put_instructions(audit.folder, [Entry.model_validate(entry) for entry in entries])
