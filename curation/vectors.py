@@ -35,11 +35,20 @@ class SampleVectors:
 
         Shape (ids, parts x d). A long instruction that many samples share would otherwise make all of them look alike.
         """
-        known = pl.DataFrame({"id": self.ids}).with_row_index("row")
-        asked = pl.DataFrame({"id": ids}, schema={"id": pl.String})
-        rows = asked.join(known, on="id", how="left", maintain_order="left")["row"].to_numpy()
+        rows = self._rows(ids)
         joined: Vectors = np.concatenate([matrix[places[rows]] for matrix, places in self.parts], axis=1)
         return joined / np.float32(np.sqrt(len(self.parts)))
+
+    def part(self, number: int, ids: Sequence[str]) -> Vectors:
+        """Return the vector of one part of each id, of shape (ids, d)."""
+        matrix, places = self.parts[number]
+        vectors: Vectors = matrix[places[self._rows(ids)]]
+        return vectors
+
+    def _rows(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
+        known = pl.DataFrame({"id": self.ids}).with_row_index("row")
+        asked = pl.DataFrame({"id": ids}, schema={"id": pl.String})
+        return asked.join(known, on="id", how="left", maintain_order="left")["row"].to_numpy()
 
     def save(self, path: Path, about: str) -> None:
         """Write all, whole or not at all; `about` says what the vectors depend on."""

@@ -13,7 +13,7 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
 from hub_cards.facts import collect_facts
-from hub_cards.rows import Tables, published_rows, split_by_text
+from hub_cards.rows import Tables, audited, corrections, published_rows, split_by_text
 from stillhouse.recipe import UNKNOWN
 from stillhouse.store import replace_folder
 
@@ -21,23 +21,28 @@ TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.jinja"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-def write_dataset(target: Path, tables: Tables, manifest: dict[str, Any], recipe: dict[str, Any]) -> dict[str, int]:
+def write_dataset(
+    target: Path, tables: Tables, manifest: dict[str, Any], recipe: dict[str, Any], findings: dict[str, Any]
+) -> dict[str, int]:
     """Write the folder that `datasets.load_dataset(target)` and Polars read; return rows per config.
 
-    Configs: `default` (kept), `rejected` (with filter and reason), `instructions`, `perspectives`.
+    Configs: `default` (kept), `rejected` (with filter and reason), `instructions`, `perspectives`, `corrections` (by
+    people). `findings` are those of the audit.
     """
+    corrected, tables = corrections(tables), audited(tables)
     kept, rejected = published_rows(tables, UNKNOWN if recipe["imported"] else recipe["teacher"]["model"])
     configs = {
         "default": split_by_text(kept, recipe["publish"]["test_share"]),
         "rejected": {"train": rejected},
         "instructions": {"train": tables["instructions"]},
         "perspectives": {"train": tables["perspectives"]},
+        "corrections": {"train": corrected},
     }
     configs = {name: splits for name, splits in configs.items() if any(len(rows) for rows in splits.values())}
     partial = target.with_name(f".{target.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     layout = {name: _write_splits(partial / name, splits) for name, splits in configs.items()}
-    facts = collect_facts(tables, manifest, recipe)
+    facts = collect_facts(tables, manifest, recipe, findings)
     (partial / "facts.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (partial / "README.md").write_text(render_card(facts, layout, len(kept)), encoding="utf-8")
     replace_folder(partial, target)

@@ -17,8 +17,10 @@ CURATION_KEYS = ("rate", "strategy", "scope", "peak", "diversity", "similarity",
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def collect_facts(tables: Tables, manifest: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts of a run as plain data."""
+def collect_facts(
+    tables: Tables, manifest: dict[str, Any], recipe: dict[str, Any], findings: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the facts of a run as plain data; `tables` are those of `rows.audited`."""
     found, quotas = coverage(tables), recipe["curation"]["quotas"]
     return {
         "name": recipe["name"],
@@ -38,6 +40,7 @@ def collect_facts(tables: Tables, manifest: dict[str, Any], recipe: dict[str, An
         "coverage": found.to_dicts(),
         "quotas": {"asked": quotas, "unmet": unmet_quotas(found, [Quota.model_validate(quota) for quota in quotas])},
         "difficulty_quantiles": _quantiles(tables),
+        "audit": {**findings, "outcomes": _counts(tables["audit"], "outcome")},
         "versions": manifest.get("versions", {}),
         "tokens": {
             stage: {key: entry[key] for key in ("prompt_tokens", "output_tokens") if key in entry}

@@ -3,13 +3,47 @@
 import polars as pl
 
 from stillhouse.draws import uniform
-from stillhouse.schemas import PUBLISHED, REJECTED, conform
+from stillhouse.schemas import CORRECTIONS, PUBLISHED, REJECTED, conform
 
 Tables = dict[str, pl.DataFrame]
 
 
+def audited(tables: Tables) -> Tables:
+    """Return the tables as people's verdicts leave them: samples they rejected are not kept, new answers in place."""
+    audit = tables["audit"]
+    out = audit.filter(pl.col("outcome") == "rejected").select("sample_id", why="reason")
+    rejected = pl.col("why").is_not_null() & pl.col("kept")
+    decisions = tables["decisions"].join(out, on="sample_id", how="left", maintain_order="left").with_columns(
+        kept=pl.col("kept") & ~rejected,
+        stage=pl.when(rejected).then(pl.lit("audit")).otherwise("stage"),
+        reason=pl.when(rejected).then("why").otherwise("reason"),
+    )  # fmt: skip
+    corrected = audit.filter(pl.col("outcome") == "corrected").rename({"completion": "output"})
+    replaced = {
+        name: tables[name].update(corrected.select("sample_id", *columns), on="sample_id", include_nulls=True)
+        for name, columns in (("responses", ("output", "spans")), ("scores", ("difficulty", "perplexity", "ifd")))
+    }
+    return {**tables, **replaced, "decisions": decisions.drop("why")}
+
+
+def corrections(tables: Tables) -> pl.DataFrame:
+    """Return what people corrected among the kept samples, without their names; `tables` are those before `audited`."""
+    answers = tables["responses"].select("sample_id", teacher_completion="output")
+    rows = (
+        tables["audit"].filter(pl.col("outcome") == "corrected")
+        .join(tables["decisions"].filter("kept").select("sample_id"), on="sample_id", how="semi")
+        .join(answers, on="sample_id", maintain_order="left")
+        .with_columns(pl.col("sample_id").alias("id"), pl.col("annotators").list.len().cast(pl.Int64))
+    )  # fmt: skip
+    return conform(rows.select(CORRECTIONS.names()), CORRECTIONS, "corrections")
+
+
 def published_rows(tables: Tables, teacher: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the kept rows and the rejected ones (with filter and reason), both in the order of `responses`."""
+    """Return the kept rows and the rejected ones (with filter and reason), both in the order of `responses`.
+
+    `tables` are those of `audited`.
+    """
+    audit = tables["audit"].select("sample_id", audit=pl.col("outcome").cast(pl.String))
     instructions = tables["instructions"].select(
         "instruction_id", "perspective_id", "instruction", pl.col("name").alias("task_name"), "task_type",
         pl.col("lineage").struct.field("attributes"),
@@ -24,11 +58,12 @@ def published_rows(tables: Tables, teacher: str) -> tuple[pl.DataFrame, pl.DataF
         .join(perspectives, on="perspective_id", maintain_order="left")
         .join(tables["scores"], on="sample_id", how="left", maintain_order="left")
         .join(decisions, on="sample_id", maintain_order="left")
+        .join(audit, on="sample_id", how="left", maintain_order="left")
         .with_columns(
             pl.col("sample_id").alias("id"),
             pl.col("output").alias("completion"),
             pl.lit(teacher).alias("teacher"),
-            pl.lit("not_audited").alias("audit"),
+            pl.col("audit").fill_null("not_audited"),
             pl.concat_list(_message("user", "prompt"), _message("assistant", "output")).alias("messages"),
         )
     )

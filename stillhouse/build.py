@@ -207,7 +207,7 @@ def fingerprints(stages: Sequence[Stage], recipe: Recipe, folder: RunFolder | No
         before = [found[name]["fingerprint"] for name in stage.needs]
         parts = {
             "recipe": _digest({key: _value_at(data, key) for key in stage.keys}),
-            "input": _digest(_inputs(stage, recipe, data) + _edits(stage, folder)),
+            "input": _digest(_inputs(stage, recipe, data) + _from_people(stage, folder)),
             "code": _digest([_code_digest(module) for module in stage.code]),
         }
         found[stage.name] = {**parts, "fingerprint": _digest([parts, before])}
@@ -224,10 +224,12 @@ def _inputs(stage: Stage, recipe: Recipe, data: dict[str, Any]) -> list[str | No
     return [content_digest(one) for some in references for one in (some if isinstance(some, list) else [some]) if one]
 
 
-def _edits(stage: Stage, folder: RunFolder | None) -> list[str | None]:
-    if stage.name != "instructions" or folder is None or not folder.edits_path.exists():
+def _from_people(stage: Stage, folder: RunFolder | None) -> list[str | None]:
+    """Return digests of what people put into a run folder: edited instructions, verdicts."""
+    if folder is None:
         return []
-    return [_file_digest(folder.edits_path)]
+    files = {"instructions": [folder.edits_path], "audit": sorted(folder.review_path.glob("[!.]*"))}
+    return [_file_digest(file) for file in files.get(stage.name, []) if file.exists()]
 
 
 def versions() -> dict[str, str]:

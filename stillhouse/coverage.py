@@ -29,8 +29,8 @@ def coverage(tables: dict[str, pl.DataFrame]) -> pl.DataFrame:
         samples = samples.join(tables["decisions"].select("sample_id", "stage", "kept"), on="sample_id")
         past = pl.col("stage")
         steps += [
-            past.is_in(["difficulty", "selection"]).sum().alias("unique"),
-            (past == "selection").sum().alias("scored"),
+            past.is_in(["difficulty", "selection", "audit"]).sum().alias("unique"),
+            past.is_in(["selection", "audit"]).sum().alias("scored"),
             pl.col("kept").sum(),
         ]
     counted = samples.group_by(CELL).agg(steps)

@@ -301,6 +301,9 @@ def select_cuts(
 
 def write_cut_dataset(folder: RunFolder, cut: Cut) -> Path:
     """Write a cut as a dataset folder of its own; return it."""
+    from curation.audit.assessment import assess
+    from curation.audit.population import population_of
+    from curation.audit.rounds import Rounds
     from hub_cards.dataset import write_dataset
 
     recipe = load_recipe(folder.recipe_path)
@@ -309,9 +312,11 @@ def write_cut_dataset(folder: RunFolder, cut: Cut) -> Path:
     if cut.control_of:
         kind = cut.name.removeprefix(f"{cut.control_of}-")
         made["curation"] |= {"strategy": f"{kind}, as many as in the cut {cut.control_of}", "quotas": []}
-    tables = {name: folder.read_table(name) for name in TABLES if name != "decisions"}
+    tables = {**{name: folder.read_table(name) for name in TABLES if name != "decisions"}, "decisions": cut.decisions}
+    rounds = Rounds(folder.review_path)
+    findings = assess(population_of(tables, rounds.failures), rounds, recipe.review)
     target = folder.cut_path(cut.name) / "dataset"
-    write_dataset(target, {**tables, "decisions": cut.decisions}, folder.manifest(), made)
+    write_dataset(target, tables, folder.manifest(), made, findings)
     return target
 
 

@@ -3,7 +3,6 @@
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -47,11 +46,13 @@ def show_findings(console: Console, findings: dict[str, Any]) -> None:
     """Show the decision, the error rate per stratum, what was thrown away wrongly, and agreement."""
     rate = findings["error_rate"]
     console.print(
-        f"\n{findings['answered']:,} of {findings['records']:,} records answered by {findings['annotators']} annotator(s); "
+        f"\n{findings['answered']:,} of {findings['records']:,} records answered, {findings['annotators']} annotator(s); "
         f"{findings['unclear']} unclear, {findings['conflict']} tied"
     )
     if findings["not_counted"]:
-        console.print(Text(f"{findings['not_counted']} answers have values that are none (inspect RUN reviews)", "yellow"))
+        console.print(
+            Text(f"{findings['not_counted']} answers have values that are none (inspect RUN reviews)", "yellow")
+        )
     if findings["answered"]:
         console.print("", _strata_table(findings), "")
     for title, table in (("dropped", _dropped_table(findings)), ("agreement", _agreement_table(findings))):
@@ -74,7 +75,9 @@ def _strata_table(findings: dict[str, Any]) -> Table:
 
 
 def _dropped_table(findings: dict[str, Any]) -> Table:
-    table = _table("Of what the filters dropped, people find correct", "filter", "rows", "judged", "correct", "rate", "interval")
+    table = _table(
+        "Of what the filters dropped, people find correct", "filter", "rows", "judged", "correct", "rate", "interval"
+    )
     for row in findings["dropped"]:
         figures = (f"{row['rows']:,}", f"{row['settled']:,}", f"{row['correct']:,}", *_bounds(row))
         table.add_row(row["filter"], *figures)

@@ -60,7 +60,7 @@ class Audit:
 
 
 def audit_of(path: Path, changes: Mapping[str, Any] | None = None) -> Audit:
-    """Return the audit of a run; `changes` go before the recipe's `review`. Raises InputError where it is not decided."""
+    """Return a run's audit; `changes` go before the recipe's `review`. Raises InputError before there are decisions."""
     from curation.audit.population import population_of
     from curation.audit.rounds import Rounds
 
@@ -113,14 +113,14 @@ def _pending(audit: Audit) -> "Round | None":
 
 
 def plan_of(audit: Audit) -> "Plan":
-    """Draw the next round: of the kept rows, and of those that filters dropped. Raises InputError where none is left."""
-    from curation.audit.assessment import BEFORE, KEYS, NOT_PLANNED, placed
+    """Draw the next round: of kept rows, and of those that filters dropped. Raises InputError where none is left."""
+    from curation.audit.assessment import BEFORE, KEYS, placed
     from curation.audit.plan import DROPPED, KEPT, draw_dropped, draw_kept, joined, records_needed
     from curation.audit.strata import stratify
-    from curation.audit.verdicts import SETTLED, settle, standing
+    from curation.audit.verdicts import SETTLED
 
     settings, population, seed = audit.settings, audit.population, audit.recipe.seed
-    settlement = settle(standing(audit.rounds.reviews()), settings.arbiter)
+    settlement = audit.rounds.settlement(settings.arbiter)
     settled = settlement.filter(pl.col("verdict").is_in(SETTLED)).select(*KEYS, settled=pl.lit(value=True))
     rows = population.join(settled, on=KEYS, how="left", maintain_order="left").with_columns(
         pl.col("settled").fill_null(value=False)
@@ -170,7 +170,9 @@ def _server(settings: Review) -> "Argilla":
 
     url, key = settings.url or os.environ.get("ARGILLA_API_URL"), os.environ.get(settings.api_key_env)
     if not url or not key:
-        lacking = "the server: set ARGILLA_API_URL or `review.url`" if not url else f"its key: set {settings.api_key_env}"
+        lacking = (
+            "the server: set ARGILLA_API_URL or `review.url`" if not url else f"its key: set {settings.api_key_env}"
+        )
         raise InputError(
             f"Argilla is not known; {lacking}. `stillhouse review up` starts one here and says both; --to FILE works "
             "without a server"
@@ -195,13 +197,14 @@ def _send(audit: Audit, made: "Round", server: "Argilla", display: Display) -> N
 
 def _vectors(folder: RunFolder, records: Sequence["Record"]) -> dict[str, list[float]]:
     """Return the embedding of each record's text, so that Argilla finds similar records; none where one has none."""
-    from curation.vectors import load_vectors
+    from curation.vectors import PARTS, load_vectors
 
     vectors = load_vectors(folder.vectors_path)
-    ids = [record.sample_id for record in records]
-    if vectors is None or not set(ids) <= set(vectors.ids):
+    if vectors is None:
         return {}
-    return dict(zip(ids, vectors.part(TEXT_PART, ids).tolist(), strict=True))
+    ids = sorted({record.sample_id for record in records} & set(vectors.ids))
+    text = PARTS.index("text") if len(vectors.parts) == len(PARTS) else 0  # of imported rows: the prompt
+    return dict(zip(ids, vectors.part(text, ids).tolist(), strict=True))
 
 
 def _write_file(audit: Audit, made: "Round", to: Path, display: Display) -> None:
@@ -328,9 +331,8 @@ def _failures(audit: Audit) -> list["Failure"]:
 def corrections_of(audit: Audit) -> pl.DataFrame:
     """Return people's valid corrections as demonstrations: instruction_id, text, output."""
     from curation.audit.outcome import corrected_answer, judged_samples
-    from curation.audit.verdicts import settle, standing
 
-    settlement = settle(standing(audit.rounds.reviews()), audit.settings.arbiter).filter(pl.col("correction").is_not_null())
+    settlement = audit.rounds.settlement(audit.settings.arbiter).filter(pl.col("correction").is_not_null())
     judged = judged_samples(audit.population, {name: audit.folder.scan_table(name) for name in READ})
     rows = judged.join(settlement.select("sample_id", "version", "correction"), on=["sample_id", "version"])
     found = [(row, *corrected_answer(row, row["correction"])) for row in rows.iter_rows(named=True)]

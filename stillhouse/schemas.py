@@ -181,6 +181,15 @@ PUBLISHED = _schema(
     audit=pl.String,
     licence=pl.String,
 )
+# What people corrected, for whoever wants to see: the rows themselves are in `default`.
+CORRECTIONS = _schema(
+    id=pl.String,
+    teacher_completion=pl.String,
+    completion=pl.String,
+    faults=pl.List(pl.String),
+    annotators=pl.Int64,
+    settled_at=pl.Datetime("us", "UTC"),
+)
 REJECTED = _schema(**PUBLISHED, rejected_by=pl.String, reason=pl.String)
 
 

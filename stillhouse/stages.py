@@ -4,7 +4,8 @@ A recipe's texts go through STAGES; somebody else's prompts and completions (`im
 responses and go through IMPORT_STAGES.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -16,10 +17,12 @@ from stillhouse.errors import RunError
 from stillhouse.progress import Counts, Progress
 from stillhouse.recipe import Imported, Recipe
 from stillhouse.schemas import TABLES
-from stillhouse.store import RunFolder, write_parquet
+from stillhouse.store import RunFolder, write_atomically, write_parquet
 from stillhouse.texts import read_texts
 
 if TYPE_CHECKING:
+    from curation.difficulty import Score
+    from curation.student import Student
     from curation.vectors import SampleVectors
 
 
@@ -96,17 +99,26 @@ def _responses(build: Build) -> Counts:
 
 def _scores(build: Build) -> Counts:
     from curation.scoring import score_table, valid_samples
-    from curation.student import load_student
 
-    settings, device = build.recipe.curation, build.recipe.runtime.device
     valid = valid_samples(build.table("responses"), build.table("texts"), build.table("instructions"))
     vectors = _vectors(build, valid)
-    build.progress.start("loading", total=1)  # the offline student is converted once, which takes a minute
-    student = load_student(*settings.scorer, device, settings.dtype, settings.series)
-    checkpoint = Checkpoint(build.folder.difficulty_path, build.digest(_SCORER, _SCORING))
-    table, counts = score_table(valid, vectors, settings, student, checkpoint, build.progress)
+    table, counts = score_table(
+        valid, vectors, build.recipe.curation, _student(build), _checkpoint(build), build.progress
+    )
     build.folder.write_table("scores", table)
     return counts
+
+
+def _student(build: Build) -> "Student":
+    from curation.student import load_student
+
+    settings = build.recipe.curation
+    build.progress.start("loading", total=1)  # the offline student is converted once, which takes a minute
+    return load_student(*settings.scorer, build.recipe.runtime.device, settings.dtype, settings.series)
+
+
+def _checkpoint(build: Build) -> Checkpoint:
+    return Checkpoint(build.folder.difficulty_path, build.digest(_SCORER, _SCORING))
 
 
 def _vectors(build: Build, valid: pl.DataFrame) -> "SampleVectors":
@@ -135,12 +147,41 @@ def _decisions(build: Build) -> Counts:
     return counts
 
 
+def _audit(build: Build) -> Counts:
+    from curation.audit.assessment import assess
+    from curation.audit.outcome import audit_table, judged_samples
+    from curation.audit.population import kept_and_judged, population_of
+    from curation.audit.rounds import Rounds
+
+    folder, settings = build.folder, build.recipe.review
+    tables = {name: folder.scan_table(name) for name in ("texts", "instructions", "responses", "decisions")}
+    rounds = Rounds(folder.review_path)
+    findings = assess(population_of(tables, rounds.failures), rounds, settings)
+    samples = judged_samples(kept_and_judged(population_of(tables, []), rounds, settings), tables)
+    table, counts = audit_table(samples, rounds.settlement(settings.arbiter), rounds.failures, _scorer(build))
+    folder.write_table("audit", table)
+    write_atomically(folder.findings_path, json.dumps(findings, indent=2).encode())
+    return counts
+
+
+def _scorer(build: Build) -> Callable[[Sequence[tuple[str, str]]], "list[Score]"]:
+    """Return what scores prompts with answers; the student is loaded when there are some."""
+
+    def score(pairs: Sequence[tuple[str, str]]) -> "list[Score]":
+        from curation.difficulty import score_samples
+
+        settings = build.recipe.curation
+        return score_samples(pairs, _student(build), settings.max_length, _checkpoint(build)) if pairs else []
+
+    return score
+
+
 def _dataset(build: Build) -> Counts:
     from hub_cards.dataset import write_dataset
 
     tables = {name: build.table(name) for name in TABLES}
     recipe = build.recipe.model_dump(mode="json")
-    return write_dataset(build.folder.dataset_path, tables, build.folder.manifest(), recipe)
+    return write_dataset(build.folder.dataset_path, tables, build.folder.manifest(), recipe, build.folder.findings())
 
 
 _TEACHER = (
@@ -178,8 +219,15 @@ _CURATION = (
         run=_decisions,
     ),
     Stage(
-        "dataset",
+        "audit",
         needs=("decisions",),
+        keys=(*_SCORER, *(f"review.{key}" for key in ("bar", "confidence", "arbiter"))),
+        code=("curation.audit", *_SCORING, "stillhouse.tasks"),
+        run=_audit,
+    ),
+    Stage(
+        "dataset",
+        needs=("decisions", "audit"),
         keys=("name", "publish"),
         code=("hub_cards", "stillhouse.coverage", "stillhouse.draws"),
         run=_dataset,

@@ -107,6 +107,11 @@ class RunFolder:
         """Folder of what was asked of annotators, and what they said."""
         return self.path / "review"
 
+    @property
+    def findings_path(self) -> Path:
+        """What the audit found, as data."""
+        return self.path / "audit.json"
+
     def cut_path(self, name: str) -> Path:
         """Folder of a cut that was made beside the run's own."""
         return self.path / "cuts" / name
@@ -138,6 +143,11 @@ class RunFolder:
         if not isinstance(manifest, dict) or not {"stages", "seconds"} <= manifest.keys():
             raise InputError(f"{path} is not the manifest of a run")
         return manifest
+
+    def findings(self) -> dict[str, Any]:
+        """Return what the audit found."""
+        found: dict[str, Any] = json.loads(self.findings_path.read_text(encoding="utf-8"))
+        return found
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Replace the manifest."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from curation.audit.filled import Filled, answers_of, correction_of
 from curation.audit.questions import FAULTS, RATINGS, VERDICTS, guidelines
-from curation.audit.records import Answer, Record, checked_answer
+from curation.audit.records import Answer, Record
 from stillhouse.errors import InputError, RunError
 
 BATCH = 100  # records in one request
@@ -76,13 +77,13 @@ class Argilla:
         return len(missing)
 
     def pull(
-        self, name: str, records: Mapping[str, Record], report: Callable[[int], None] = lambda done: None
+        self, name: str, records: Sequence[Record], report: Callable[[int], None] = lambda done: None
     ) -> list[Answer]:
         """Return every answer of every annotator, drafts and discarded ones too.
 
         Raises InputError where the dataset is gone or was changed by hand, and RunError as `push` does.
         """
-        answers: list[Answer] = []
+        filled: list[Filled] = []
         with self._told(f"pull {name}"):
             dataset = self._dataset(name)
             if dataset is None:
@@ -91,13 +92,16 @@ class Argilla:
                     "`stillhouse review push` sends its records again"
                 )
             self._check(dataset)
-            people = self._people(dataset)
+            people, known = self._people(dataset), {record.sample_id: record for record in records}
             for number, item in enumerate(self._items(dataset, ["responses"]), start=1):
-                record = records.get(item["external_id"])
-                if record is not None:
-                    answers += [_answer(response, record, people) for response in item["responses"]]
                 report(number)
-        return answers
+                record = known.get(item["external_id"])
+                if record is None:
+                    continue
+                for response in item["responses"]:
+                    annotator = people.get(response["user_id"], response["user_id"])
+                    filled.append(_filled(response, record, annotator, f"{name}, record {record.sample_id}"))
+        return answers_of(filled, records)
 
     def _workspace_there(self) -> Any:
         import argilla
@@ -232,13 +236,14 @@ def _questions() -> list[Any]:
 def _sent(record: Record, vectors: Mapping[str, Sequence[float]]) -> Any:
     import argilla
 
+    vector = vectors.get(record.sample_id)
     metadata = {name: getattr(record, name) for name in ("perspective", "task_type", "domain", "difficulty")}
     return argilla.Record(
         id=record.sample_id,
         fields=_shown(record),
         metadata={name: value for name, value in metadata.items() if value is not None},
         suggestions=[argilla.Suggestion("correction", record.answer, agent="teacher")] if record.answer else [],
-        vectors={"text": [round(float(value), 5) for value in vectors[record.sample_id]]} if vectors else {},
+        vectors={"text": [round(value, 5) for value in vector]} if vector else {},
     )
 
 
@@ -271,12 +276,18 @@ def _escaped(text: str) -> str:
     return "<br>".join(lines)
 
 
-def _answer(response: dict[str, Any], record: Record, people: Mapping[str, str]) -> Answer:
+def _filled(response: dict[str, Any], record: Record, annotator: str, place: str) -> Filled:
     values = {name: given["value"] for name, given in (response["values"] or {}).items()}
-    return checked_answer(
-        record,
-        annotator=people.get(response["user_id"], response["user_id"]),
+    return Filled(
+        place=place,
+        sample_id=record.sample_id,
+        version=record.version,
+        annotator=annotator,
         status=response["status"],
+        verdict=str(values.get("verdict") or ""),
+        faults=tuple(map(str, values.get("faults") or ())),
+        rating=str(values.get("rating") or ""),
+        correction=correction_of(str(values.get("correction") or ""), record.answer),
+        comment=str(values.get("comment") or ""),
         given_at=datetime.fromisoformat(response["updated_at"]).replace(tzinfo=UTC),
-        values=values,
     )

@@ -1,7 +1,7 @@
 """The `audit` table: what becomes of each kept sample that people judged, and of those of instructions that failed."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -46,6 +46,22 @@ def audit_table(
     return table, {
         outcome: table.filter(pl.col("outcome") == outcome).height for outcome in ("accepted", "corrected", "rejected")
     }
+
+
+def judged_samples(population: pl.DataFrame, tables: Mapping[str, pl.LazyFrame]) -> pl.DataFrame:
+    """Return rows of a population with what their answers are checked by: prompt, text, instruction and its task."""
+    return (
+        population.lazy()
+        .drop("task_type")
+        .join(
+            tables["responses"].select("sample_id", "text_id", "prompt", "output"),
+            on="sample_id",
+            maintain_order="left",
+        )
+        .join(tables["texts"].select("text_id", "text"), on="text_id", maintain_order="left")
+        .join(tables["instructions"].drop("reason", "perspective_id"), on="instruction_id", maintain_order="left")
+        .collect()
+    )
 
 
 def _outcome(sample: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:

@@ -120,7 +120,8 @@ def draw_kept(rows: pl.DataFrame, settings: Review, expected: float, seed: int) 
 def _spread(strata: pl.DataFrame) -> npt.NDArray[np.float64]:
     """Return the standard deviation of verdicts in each stratum; one more of either kind keeps it above 0."""
     rate = ((strata["wrong"] + 1) / (strata["settled"] + 2)).to_numpy()
-    return np.sqrt(rate * (1 - rate))
+    spread: npt.NDArray[np.float64] = np.sqrt(rate * (1 - rate))
+    return spread
 
 
 def joined(plan: Plan, dropped: pl.DataFrame) -> Plan:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 import polars as pl
 
 from curation.audit.plan import DROPPED, KEPT
-from curation.audit.rounds import Failure
+from curation.audit.rounds import Failure, Rounds
+from stillhouse.recipe import Review
 
 
 def population_of(tables: Mapping[str, pl.DataFrame | pl.LazyFrame], failures: list[Failure]) -> pl.DataFrame:
@@ -30,6 +31,16 @@ def population_of(tables: Mapping[str, pl.DataFrame | pl.LazyFrame], failures: l
     version = pl.Series("version", map(version_of, rows["prompt"], rows["output"]), pl.String)
     population = pl.when("kept").then(pl.lit(KEPT)).otherwise(pl.lit(DROPPED)).alias("population")
     return rows.drop("prompt", "output").with_columns(version, population)
+
+
+def kept_and_judged(population: pl.DataFrame, rounds: Rounds, settings: Review) -> pl.DataFrame:
+    """Return the kept rows that have a verdict, or whose instruction was dropped."""
+    gone = [failure.instruction_id for failure in rounds.failures if failure.action == "drop"]
+    judged = rounds.settlement(settings.arbiter).select("sample_id", "version", judged=pl.lit(value=True))
+    rows = population.filter(pl.col("population") == KEPT).join(
+        judged, on=["sample_id", "version"], how="left", maintain_order="left"
+    )
+    return rows.filter(pl.col("judged") | pl.col("instruction_id").is_in(gone)).drop("judged")
 
 
 def version_of(prompt: str, output: str) -> str:

@@ -1,13 +1,12 @@
 """A sample as an annotator sees it: plain data that every way of showing it renders and escapes for itself."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-from curation.audit.questions import FAULTS, RATINGS, VERDICTS
 from stillhouse.tasks import Task
 
 
@@ -118,40 +117,3 @@ def _shown(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(_shown, value))
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def checked_answer(
-    record: Record, annotator: str, status: str, given_at: datetime, values: Mapping[str, Any]
-) -> Answer:
-    """Return an answer of raw values (verdict, faults, rating, correction, comment); some may be missing.
-
-    A value that is no answer to its question is left out and named in `problem`, and so is that an answer was
-    submitted without a verdict.
-    """
-    problems: list[str] = []
-
-    def choice(name: str, value: Any, allowed: Collection[Any]) -> Any:
-        if value in (None, "") or value in allowed:
-            return value or None
-        problems.append(f"{name}: {value!r} is none of {', '.join(map(str, allowed))}")
-        return None
-
-    verdict = choice("verdict", values.get("verdict"), VERDICTS)
-    faults = tuple(fault for fault in values.get("faults") or () if choice("faults", fault, FAULTS))
-    rating = choice("rating", values.get("rating"), RATINGS)
-    if status == "submitted" and verdict is None and not problems:
-        problems.append("verdict: none is given")
-    correction = values.get("correction")
-    return Answer(
-        record.sample_id,
-        record.version,
-        annotator,
-        status,
-        verdict,
-        faults,
-        rating,
-        correction if correction and correction.strip() != record.answer.strip() else None,
-        values.get("comment") or None,
-        given_at,
-        "; ".join(problems) or None,
-    )

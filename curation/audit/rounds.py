@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from curation.audit.records import Answer, Record, record_from
+from curation.audit.verdicts import settle, standing
 from stillhouse.errors import InputError
 from stillhouse.recipe import Review
 from stillhouse.schemas import FRAME, REVIEWS, conform, table_of
@@ -108,6 +109,10 @@ class Rounds:
             else table_of([], REVIEWS, "reviews")
         )
 
+    def settlement(self, arbiter: str | None) -> pl.DataFrame:
+        """Return one verdict per record that was answered: see `verdicts.settle`."""
+        return settle(standing(self.reviews()), arbiter)
+
     def keep(self, made: Round, answers: Sequence[Answer], source: str) -> int:
         """Add the answers that are new, or other than the last of that annotator; return how many they are."""
         known = self.reviews()
@@ -122,12 +127,6 @@ class Rounds:
             self._path.mkdir(exist_ok=True)
             write_parquet(self._path / "reviews.parquet", pl.concat([known, fresh]))
         return len(fresh)
-
-    def files(self) -> list[Path]:
-        """Return the files that say what people decided."""
-        frames = [self._frame_path(made.number) for made in self.all]
-        others = [self._path / name for name in ("reviews.parquet", "failures.json")]
-        return [path for path in (*frames, *others) if path.exists()]
 
     def _frame_path(self, number: int) -> Path:
         return self._path / f"round-{number}.parquet"
