@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unicodedata import east_asian_width
 
 import fastexcel
 import polars as pl
@@ -131,6 +132,10 @@ def _guarded(text: str) -> str:
     return f"'{text}" if _FORMULA.match(text) else text
 
 
+def _unguarded(text: str) -> str:
+    return text.removeprefix("'") if _FORMULA.match(text) else text
+
+
 def _guarded_key(key: str) -> str:
     return f"'{key}" if _NUMBER.fullmatch(key) else key
 
@@ -148,7 +153,7 @@ def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         rows = list(csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True))
     except csv.Error as error:
         raise InputError(f"{path} is not a readable CSV file ({error}); save it as .xlsx") from error
-    return _named(path, rows)
+    return _named(path, [[_unguarded(cell) for cell in row] for row in rows])
 
 
 # XLSX
@@ -184,6 +189,8 @@ def _styles(workbook: xlsxwriter.Workbook) -> dict[str, Any]:
 
 def _write_row(sheet: Any, row: int, record: Record, styles: dict[str, Any]) -> None:
     cells = _cells(record)
+    text = "".join(part.text for part in record.parts)
+    sheet.set_row(row, _height(cells | {"text": text}))
     for column, name in enumerate(COLUMNS):
         if name == "number":
             sheet.write_number(row, column, row, styles[name])
@@ -195,13 +202,25 @@ def _write_row(sheet: Any, row: int, record: Record, styles: dict[str, Any]) -> 
             sheet.write_blank(row, column, None, styles[name])
 
 
+def _height(cells: dict[str, str]) -> float:
+    """Return the points that show the tallest cell, as far as a row can; not every program finds that out itself."""
+    lines = (
+        sum(1 + _breadth(line) // COLUMNS[name] for line in cells[name].split("\n")) for name in cells.keys() - KEYS
+    )
+    return min(15 * max(lines) + 4, 409)
+
+
+def _breadth(line: str) -> int:
+    return sum(2 if east_asian_width(character) in "WF" else 1 for character in line)
+
+
 def _write_parts(sheet: Any, row: int, column: int, parts: Sequence[Part], styles: dict[str, Any]) -> None:
-    if len(parts) > 1:
+    if len(parts) > 1 and any(part.marked for part in parts):
         pieces = [piece for part in parts for piece in ((styles["mark"], part.text) if part.marked else (part.text,))]
         sheet.write_rich_string(row, column, *pieces, styles["text"])
-    else:  # a rich string has two parts at least
-        text, marked = (parts[0].text, parts[0].marked) if parts else ("", False)
-        sheet.write_string(row, column, text, styles["marked cell" if marked else "text"])
+    else:  # a rich string has several formats
+        style = "marked cell" if parts and parts[0].marked else "text"
+        sheet.write_string(row, column, "".join(part.text for part in parts), styles[style])
 
 
 def _lay_out(workbook: xlsxwriter.Workbook, sheet: Any, rows: int, heading: str) -> None:
@@ -246,17 +265,19 @@ _CHOICES: dict[str, dict[str, Any]] = {
         "error_title": "No such rating",
         "error_message": f"Choose a whole number from {RATINGS[0]} (useless) to {RATINGS[-1]} (could not be better).",
     },
-    **dict.fromkeys(KEYS, {"validate": "any", "input_title": "Do not change", "input_message": "Names the record."}),
+    **{key: {"validate": "any", "input_title": "Do not change", "input_message": "Names the record."} for key in KEYS},
 }
 
 
 def _write_guidelines(workbook: xlsxwriter.Workbook, heading: str) -> None:
     sheet = workbook.add_worksheet("Guidelines")
-    sheet.set_column(0, 0, 110)
+    sheet.set_column(0, 0, 85)
     wrapped = {"text_wrap": True, "valign": "top"}
     sheet.write_string(0, 0, legible(heading), workbook.add_format({"bold": True, "font_size": 14}))
     sheet.write_string(1, 0, HOW_TO, workbook.add_format(wrapped | {"bg_color": "#FFFBE6"}))
+    sheet.set_row(1, 15 * (1 + len(HOW_TO) // 80))
     for row, (depth, line) in enumerate(_guideline_lines(), start=2):
+        sheet.set_row(row, 15 * (1 + len(line) // 80) + 3)
         sheet.write_string(row, 0, line, workbook.add_format(wrapped | {"indent": depth}))
     sheet.set_portrait()
     sheet.set_paper(9)
@@ -330,15 +351,7 @@ def _filled(
         verdict=verdict,
         faults=tuple(name.strip() for name in re.split(r"[,;\n]", cells["what is wrong"]) if name.strip()),
         rating=cells["quality"].strip(),
-        correction=_correction(cells["corrected answer"], record.answer) if record else None,
+        correction=correction_of(cells["corrected answer"], record.answer) if record else None,
         comment=cells["comment"].strip(),
         given_at=now,
     )
-
-
-def _correction(typed: str, answer: str) -> str | None:
-    """Return what was typed, without the apostrophe that a CSV file has put before the answer."""
-    guarded = _guarded(legible(answer))
-    if guarded.startswith("'") and guarded != legible(answer) and _FORMULA.match(typed):
-        typed = typed.removeprefix("'")
-    return correction_of(typed, answer)

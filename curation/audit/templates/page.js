@@ -78,31 +78,24 @@
     byId("name").focus();
   }
 
-  function start(name) {
+  // `given` are answers that were made under another name.
+  function start(name, given) {
     annotator = name;
     keep("annotator", name);
     restore();
+    if (given) {
+      answers = given;
+      given.forEach((answer, index) => answer && keepAnswer(index));
+    }
     byId("rename").textContent = name;
     byId("rename").title = `You answer as ${name}. Change the name`;
-    byId("rename").hidden = byId("standing").hidden = false;
+    byId("rename").hidden = byId("standing").hidden = byId("download").hidden = false;
     byId("who").hidden = true;
     byId("guidelines").open = false;
     count();
     const next = nextOpen(-1);
     if (next < 0) finish();
     else show(next);
-  }
-
-  function takeOver(name) {
-    const given = answers;
-    annotator = name;
-    given.forEach((answer, index) => {
-      answers[index] = answer;
-      if (answer) keepAnswer(index);
-    });
-    start(name);
-    if (!storage) answers = given;
-    count();
   }
 
   byId("who").addEventListener("submit", (event) => {
@@ -117,7 +110,7 @@
     const dialog = byId("other");
     dialog.returnValue = "";
     dialog.addEventListener("close", () => {
-      if (dialog.returnValue === "mine") takeOver(name);
+      if (dialog.returnValue === "mine") start(name, answers);
       else if (dialog.returnValue === "theirs") start(name);
     }, { once: true });
     dialog.showModal();
@@ -216,7 +209,7 @@
     };
   }
 
-  function record(status) {
+  function keepSaid(status) {
     answers[current] = {
       ...said(),
       status,
@@ -229,8 +222,8 @@
   // A change of a saved answer is saved; anything else waits for the word.
   function changed() {
     const { verdict, faults, rating, correction: corrected, comment: words } = said();
-    if (answers[current]?.status === "submitted" && verdict) record("submitted");
-    else if (verdict || faults.length || rating || corrected || words) record("draft");
+    if (answers[current]?.status === "submitted" && verdict) keepSaid("submitted");
+    else if (verdict || faults.length || rating || corrected || words) keepSaid("draft");
     else if (answers[current]) {
       answers[current] = undefined;
       keepAnswer(current);
@@ -250,7 +243,7 @@
       say("Say what is wrong, or save again to leave it open.");
       return;
     }
-    record(status);
+    keepSaid(status);
     answers[current].seconds ??= (performance.now() - shownAt) / 1000;
     keepAnswer(current);
     const counts = count();
