@@ -22,12 +22,17 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 
 
 def write_dataset(
-    target: Path, tables: Tables, manifest: dict[str, Any], recipe: dict[str, Any], findings: dict[str, Any]
+    target: Path,
+    tables: Tables,
+    manifest: dict[str, Any],
+    recipe: dict[str, Any],
+    findings: dict[str, Any],
+    waiver: str | None = None,
 ) -> dict[str, int]:
     """Write the folder that `datasets.load_dataset(target)` and Polars read; return rows per config.
 
     Configs: `default` (kept), `rejected` (with filter and reason), `instructions`, `perspectives`, `corrections` (by
-    people). `findings` are those of the audit.
+    people). `findings` are those of the audit; `waiver` is why it is published although that did not accept it.
     """
     corrected, tables = corrections(tables), audited(tables)
     kept, rejected = published_rows(tables, UNKNOWN if recipe["imported"] else recipe["teacher"]["model"])
@@ -42,7 +47,7 @@ def write_dataset(
     partial = target.with_name(f".{target.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     layout = {name: _write_splits(partial / name, splits) for name, splits in configs.items()}
-    facts = collect_facts(tables, manifest, recipe, findings)
+    facts = {**collect_facts(tables, manifest, recipe, findings), "waiver": waiver}
     (partial / "facts.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (partial / "README.md").write_text(render_card(facts, layout, len(kept)), encoding="utf-8")
     replace_folder(partial, target)
@@ -90,7 +95,8 @@ def render_card(facts: dict[str, Any], configs: dict[str, dict[str, str]], rows:
     header = yaml.safe_dump({key: value for key, value in metadata.items() if value}, sort_keys=False)
     environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, trim_blocks=True)
     environment.filters["literal"] = _literal
-    environment.filters["figure"] = "{:.3f}".format
+    environment.filters["figure"] = lambda value: "unknown" if value is None else f"{value:.3f}"
+    environment.filters["percent"] = lambda value: "unknown" if value is None else f"{value:.1%}"
     body = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(facts=facts, splits=configs["default"])
     return f"---\n{header}---\n\n{body}"
 

@@ -41,6 +41,7 @@ def collect_facts(
         "quotas": {"asked": quotas, "unmet": unmet_quotas(found, [Quota.model_validate(quota) for quota in quotas])},
         "difficulty_quantiles": _quantiles(tables),
         "audit": {**findings, "outcomes": _counts(tables["audit"], "outcome")},
+        "not_audited": tables["decisions"].filter("kept").join(tables["audit"], on="sample_id", how="anti").height,
         "versions": manifest.get("versions", {}),
         "tokens": {
             stage: {key: entry[key] for key in ("prompt_tokens", "output_tokens") if key in entry}

@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 
 OUR_PACKAGES = {"stillhouse", "pipelines", "curation", "hub_cards", "training"}
+AsJson = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, for example runs/demo.", show_default=False)]
 
 
@@ -50,7 +51,7 @@ def plan(
     recipe: Annotated[Path, typer.Argument(help="Recipe, a YAML file.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME unless given.", show_default=False)] = None,
     probe: Annotated[int, typer.Option(min=0, help="Ask so many real calls to tell the time; the run uses them.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check a recipe and say what a run will ask, use, cost and fill. Asks no teacher, unless told to."""
     from stillhouse.job import show_plan
@@ -60,9 +61,7 @@ def plan(
 
 
 @app.command(epilog="Example: stillhouse status runs/demo --json")
-def status(
-    run_folder: RunPath, as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False
-) -> None:
+def status(run_folder: RunPath, as_json: AsJson = False) -> None:
     """Show the stages of a run that are done, and its funnel so far."""
     from stillhouse.job import show_status
 
@@ -121,7 +120,7 @@ def score(
     split: Split = "train",
     revision: Revision = None,
     limit: Limit = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score how difficult prompt/completion (or messages) data is for a student. Resumes where it stopped."""
     from stillhouse.job import score_pairs
@@ -193,7 +192,7 @@ def select(
     dataset: Annotated[
         bool, typer.Option("--dataset", help="Write each cut as a dataset folder, to train on.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Cut a run anew from its stored scores: no model is needed. What is not given is as in the run's recipe."""
     from stillhouse.job import select_cuts
@@ -231,8 +230,88 @@ def import_instructions(
     typer.echo("Next: stillhouse run RECIPE, which goes on from these instructions")
 
 
+@app.command(epilog="Example: stillhouse publish runs/demo --to published/demo")
+def publish(
+    run_folder: RunPath,
+    to: Annotated[Path, typer.Option(help="New folder.", show_default=False)],
+    without_audit: Annotated[
+        str | None, typer.Option(metavar="WORDS", help="Why it is published though no audit accepts it: for the card.")
+    ] = None,
+) -> None:
+    """Publish the dataset of a run whose audit accepts it."""
+    from stillhouse.job import publish_run
+
+    publish_run(run_folder, to, without_audit)
+
+
 review = typer.Typer(no_args_is_help=True, help="People check a sample of a run: in Argilla, or in files.")
 app.add_typer(review, name="review")
+
+
+@review.command(
+    "push",
+    epilog="Examples: stillhouse review push runs/demo --plan | stillhouse review push runs/demo --records 600 "
+    "--annotators 3 | stillhouse review push runs/demo --to audit.html",
+)
+def review_push(
+    run_folder: RunPath,
+    plan: Annotated[bool, typer.Option("--plan", help="Only show what would be asked.")] = False,
+    to: Annotated[
+        Path | None, typer.Option(help="Write an .xlsx, .csv or .html file instead of sending to Argilla.")
+    ] = None,
+    another: Annotated[
+        bool, typer.Option("--next", help="Draw another round although the last one is not answered yet.")
+    ] = False,
+    records: Annotated[
+        int | None, typer.Option(min=1, help="Records of the round; as few as needed unless given.")
+    ] = None,
+    annotators: Annotated[
+        int | None, typer.Option(min=1, help="Annotators who answer a record of the overlap.")
+    ] = None,
+    overlap: Annotated[float | None, typer.Option(help="Share of the records that several annotators answer.")] = None,
+    allocation: Annotated[str | None, typer.Option(help="proportional or neyman.")] = None,
+) -> None:
+    """Draw a random sample of a run and send it to people. Repeated, it sends what is not there yet."""
+    from stillhouse.reviewing import push_round
+
+    given = {"records": records, "annotators": annotators, "overlap": overlap, "allocation": allocation}
+    with interruptible():
+        push_round(run_folder, {key: value for key, value in given.items() if value is not None}, to, plan, another)
+
+
+@review.command(
+    "pull", epilog="Examples: stillhouse review pull runs/demo | stillhouse review pull runs/demo --from ann.xlsx"
+)
+def review_pull(
+    run_folder: RunPath,
+    files: Annotated[
+        list[Path] | None, typer.Option("--from", help="Filled .xlsx or .csv, or .json of the page; repeatable.")
+    ] = None,
+    annotator: Annotated[str | None, typer.Option(help="Who filled a spreadsheet that does not say.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take in people's answers, at any time, and show what they say so far. Nothing is ever overwritten."""
+    from stillhouse.reviewing import pull_answers
+
+    with interruptible():
+        pull_answers(run_folder, files or [], annotator, as_json)
+
+
+@review.command("status", epilog="Example: stillhouse review status runs/demo --json")
+def review_status(run_folder: RunPath, as_json: AsJson = False) -> None:
+    """Show the error rate with its interval, per stratum, agreement, and whether the data is accepted."""
+    from stillhouse.reviewing import show_review
+
+    show_review(run_folder, as_json)
+
+
+@review.command("apply", epilog="Example: stillhouse review apply runs/demo")
+def review_apply(run_folder: RunPath) -> None:
+    """Put corrections in place, take out what people rejected or what failed, and write the dataset anew."""
+    from stillhouse.reviewing import apply_findings
+
+    with interruptible():
+        apply_findings(run_folder)
 
 
 @review.command(

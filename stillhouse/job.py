@@ -14,7 +14,7 @@ from rich.console import Console
 from stillhouse.coverage import coverage, unmet_quotas
 from stillhouse.cuts import Cut, difference, diversity_of, last_cut, make_cuts
 from stillhouse.display import Display
-from stillhouse.errors import InputError
+from stillhouse.errors import InputError, RunError
 from stillhouse.inspection import CARDS_SHOWN, choose, counts_by, show_cards, show_counts
 from stillhouse.planning import make_plan, over_cap, totals
 from stillhouse.recipe import Curation, Imported, Recipe, TextSource, load_recipe
@@ -318,6 +318,37 @@ def write_cut_dataset(folder: RunFolder, cut: Cut) -> Path:
     target = folder.cut_path(cut.name) / "dataset"
     write_dataset(target, tables, folder.manifest(), made, findings)
     return target
+
+
+def publish_run(path: Path, to: Path, waiver: str | None = None) -> Path:
+    """Write the dataset of a run into a new folder, where its audit accepts it; return the folder.
+
+    `waiver` says in words why it is published all the same, and stands in the card. Raises RunError where the audit
+    does not accept the dataset and there is no waiver, InputError where the folder exists or stages are not done.
+    """
+    from hub_cards.dataset import write_dataset
+
+    folder = opened(path)
+    recipe = load_recipe(folder.recipe_path)
+    missing = [stage.name for stage in stages_of(recipe) if stage.name not in folder.manifest()["stages"]]
+    if missing:
+        raise InputError(
+            f"{path}: not done yet: {', '.join(missing)}; `stillhouse review apply {path}` does the last ones"
+        )
+    if to.exists():
+        raise InputError(f"{to} exists; give another folder")
+    findings = folder.findings()
+    if findings["decision"] != "accepted" and not (waiver and waiver.strip()):
+        raise RunError(
+            f"{path} is {findings['decision']}: {findings['why']}. `stillhouse review status {path}` shows it; to publish "
+            'it all the same, say why: --without-audit "WORDS THAT WILL STAND IN THE CARD"'
+        )
+    tables = {name: folder.read_table(name) for name in TABLES}
+    accepted = findings["decision"] == "accepted"
+    write_dataset(to, tables, folder.manifest(), recipe.model_dump(mode="json"), findings, None if accepted else waiver)
+    console = Console()
+    console.print(f"{path} is {findings['decision']} and published to {to}")
+    return to
 
 
 def opened(path: Path) -> RunFolder:

@@ -1,0 +1,37 @@
+"""Files an annotator works on without a server: a spreadsheet to fill in, or a page that gives its answers back."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from curation.audit.page import read_page_answers, write_page
+from curation.audit.records import Answer, Record
+from curation.audit.sheets import read_sheet, write_sheet
+from stillhouse.errors import InputError
+
+WRITERS = {".xlsx": write_sheet, ".csv": write_sheet, ".html": write_page}
+READERS = {".xlsx": read_sheet, ".csv": read_sheet, ".json": read_page_answers}
+
+
+def write_review_file(path: Path, records: Sequence[Record], title: str, round_number: int) -> None:
+    """Write a round for one annotator: .xlsx or .csv to fill in, .html to open in a browser. Raises InputError."""
+    if path.suffix.lower() not in WRITERS:
+        raise InputError(f"{path} is of no known kind; writable: {', '.join(WRITERS)}")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"folder {path.absolute().parent} does not exist; make it or give another path")
+    WRITERS[path.suffix.lower()](path, records, title, round_number)
+
+
+def read_answers(path: Path, records: Sequence[Record], annotator: str | None, now: datetime) -> list[Answer]:
+    """Return the answers of a filled spreadsheet or of a page's download.
+
+    `annotator` answered where the file does not say who did; `now` is when a spreadsheet's answers count as given.
+    A value that is no answer to its question does not stop the others: its answer says so in `problem`.
+    Raises InputError where the file cannot be read or is of another round.
+    """
+    if path.suffix.lower() not in READERS:
+        hint = "; give what its button 'Download answers' made" if path.suffix.lower() == ".html" else ""
+        raise InputError(f"{path} is of no known kind{hint}; readable: {', '.join(READERS)}")
+    if not path.is_file():
+        raise InputError(f"{path} does not exist")
+    return READERS[path.suffix.lower()](path, records, annotator, now)
