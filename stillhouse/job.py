@@ -340,8 +340,8 @@ def publish_run(path: Path, to: Path, waiver: str | None = None) -> Path:
     findings = folder.findings()
     if findings["decision"] != "accepted" and not (waiver and waiver.strip()):
         raise RunError(
-            f"{path} is {findings['decision']}: {findings['why']}. `stillhouse review status {path}` shows it; to publish "
-            'it all the same, say why: --without-audit "WORDS THAT WILL STAND IN THE CARD"'
+            f"{path} is {findings['decision']}: {findings['why']}. `stillhouse review status {path}` shows it; to "
+            'publish it all the same, say why: --without-audit "WORDS THAT WILL STAND IN THE CARD"'
         )
     tables = {name: folder.read_table(name) for name in TABLES}
     accepted = findings["decision"] == "accepted"

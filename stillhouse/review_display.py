@@ -46,7 +46,7 @@ def show_findings(console: Console, findings: dict[str, Any]) -> None:
     """Show the decision, the error rate per stratum, what was thrown away wrongly, and agreement."""
     rate = findings["error_rate"]
     console.print(
-        f"\n{findings['answered']:,} of {findings['records']:,} records answered, {findings['annotators']} annotator(s); "
+        f"\n{findings['answered']:,} of {findings['records']:,} records answered, {findings['annotators']} annotators; "
         f"{findings['unclear']} unclear, {findings['conflict']} tied"
     )
     if findings["not_counted"]:

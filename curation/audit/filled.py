@@ -4,7 +4,6 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from curation.audit.questions import FAULTS, RATINGS, VERDICTS
 from curation.audit.records import Answer, Record
@@ -52,7 +51,7 @@ def correction_of(typed: str, shown: str) -> str | None:
     return None if unchanged else typed
 
 
-def answers_of(filled: Sequence[Filled], records: Sequence[Record], path: Path) -> list[Answer]:
+def answers_of(filled: Sequence[Filled], records: Sequence[Record]) -> list[Answer]:
     """Return the answers among what came back; what is no answer to its question says so in `problem`.
 
     Raises InputError where nothing is of this round, or where it is not known who answered.

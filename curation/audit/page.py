@@ -127,7 +127,7 @@ def read_page_answers(path: Path, records: Sequence[Record], annotator: str | No
             f"{path} is not a download of the review page: {where}: {first['msg']}. Download the answers again"
         ) from error
     who = download.annotator.strip() or annotator or ""
-    return answers_of(list(_filled(path, download.answers, records, who, now)), records, path)
+    return answers_of(list(_filled(path, download.answers, records, who, now)), records)
 
 
 def _filled(

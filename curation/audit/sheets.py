@@ -60,7 +60,7 @@ def read_sheet(path: Path, records: Sequence[Record], annotator: str | None, now
     rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _workbook_rows(path)
     shown = {(record.sample_id, record.version): record for record in records}
     filled = [_filled(f"{path}, row {number}", row, shown, annotator or "", now) for number, row in rows]
-    return answers_of(filled, records, path)
+    return answers_of(filled, records)
 
 
 def _cells(record: Record) -> dict[str, str]:
