@@ -103,7 +103,7 @@ def test_a_round_is_answered_by_keyboard_alone(page: Page, tmp_path: Path) -> No
     press(page, "Control+Enter")
     press(page, "s")
     press(page, "v")  # wrong and invented in one
-    expect(page.locator("#state")).to_have_text("Not saved yet")
+    expect(page.locator("#state")).to_have_text("Not saved")
     expect(page.locator("#counts")).to_contain_text("3 done · 1 skipped · 1 left")
     page.reload()
     expect(page.locator("#position")).to_have_value("5")  # the first without an answer

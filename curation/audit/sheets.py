@@ -25,6 +25,8 @@ SHOWN = {"number": 8, "text": 52, "instruction": 30, "answer": 30}
 ASKED = {"verdict": 11, "what is wrong": 18, "quality": 9, "corrected answer": 30, "comment": 22, "annotator": 13}
 KEYS = {"sample_id": 5, "version": 5}
 COLUMNS = SHOWN | ASKED | KEYS
+A4 = 9  # as Excel numbers papers
+PAGE_WIDTH = 76  # characters that fit upright on A4
 
 MAX_UNITS = 32_700  # UTF-16 units of a cell: Excel takes 32,767, marks and an apostrophe included
 CUT = " […]"
@@ -236,7 +238,7 @@ def _lay_out(workbook: xlsxwriter.Workbook, sheet: Any, rows: int, heading: str)
     sheet.freeze_panes(1, 1)
     sheet.autofilter(0, 0, rows, len(COLUMNS) - 1)
     sheet.set_landscape()
-    sheet.set_paper(9)  # A4
+    sheet.set_paper(A4)
     sheet.fit_to_pages(1, 0)
     sheet.repeat_rows(0)
     sheet.print_area(0, 0, rows, len(SHOWN | ASKED) - 1)
@@ -271,17 +273,15 @@ _CHOICES: dict[str, dict[str, Any]] = {
 
 def _write_guidelines(workbook: xlsxwriter.Workbook, heading: str) -> None:
     sheet = workbook.add_worksheet("Guidelines")
-    sheet.set_column(0, 0, 85)
+    sheet.set_column(0, 0, PAGE_WIDTH)
     wrapped = {"text_wrap": True, "valign": "top"}
     sheet.write_string(0, 0, legible(heading), workbook.add_format({"bold": True, "font_size": 14}))
     sheet.write_string(1, 0, HOW_TO, workbook.add_format(wrapped | {"bg_color": "#FFFBE6"}))
-    sheet.set_row(1, 15 * (1 + len(HOW_TO) // 80))
+    sheet.set_row(1, 15 * (1 + len(HOW_TO) // PAGE_WIDTH))
     for row, (depth, line) in enumerate(_guideline_lines(), start=2):
-        sheet.set_row(row, 15 * (1 + len(line) // 80) + 3)
-        sheet.write_string(row, 0, line, workbook.add_format(wrapped | {"indent": depth}))
-    sheet.set_portrait()
-    sheet.set_paper(9)
-    sheet.fit_to_pages(1, 0)
+        sheet.set_row(row, 15 * (1 + len(line) // PAGE_WIDTH) + 3)
+        sheet.write_string(row, 0, line, workbook.add_format(wrapped | {"align": "left", "indent": 2 * depth}))
+    sheet.set_paper(A4)
 
 
 def _guideline_lines() -> Iterator[tuple[int, str]]:
@@ -292,7 +292,7 @@ def _guideline_lines() -> Iterator[tuple[int, str]]:
             marker = f"{token.info}. " if token.info else "• "
         elif token.type == "inline":
             words = "".join("\n" if child.type == "softbreak" else child.content for child in token.children or ())
-            yield token.level // 3, marker + words.replace("\n", " ")
+            yield token.level // 2, marker + words.replace("\n", " ")
             marker = ""
 
 

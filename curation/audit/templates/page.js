@@ -184,7 +184,7 @@
     return [...deciding.querySelectorAll(`[name=${name}]:checked`)].map((box) => box.value);
   }
 
-  const STATES = { submitted: "Saved", draft: "Not saved yet", discarded: "Skipped" };
+  const STATES = { submitted: "Saved", draft: "Not saved", discarded: "Skipped" };
 
   function showState() {
     const status = answers[current]?.status;
