@@ -19,14 +19,20 @@ COLOURS = {"accepted": "green", "rejected": "red", "undecided": "yellow", "not a
 def show_plan(console: Console, plan: "Plan", settings: Review, number: int) -> None:
     """Show the strata of a round, and what the round can tell."""
     from curation.audit.plan import KEPT, SECONDS_A_RECORD, chance_of_passing, most_wrong
+    from curation.audit.strata import BANDS_OF_THREE
 
     strata = plan.strata()
-    table = _table(f"Round {number}: the sample", "stratum", "rows", "records")
+    cells: dict[str, dict[str, str]] = {}
     for population, stratum, rows, records in strata.iter_rows():
-        name = plain(stratum) if population == KEPT else f"dropped by {plain(stratum)}"
-        table.add_row(name, f"{rows:,}", f"{records:,}")
-    table.add_row("all", f"{strata['rows'].sum():,}", f"{plan.records:,}", style="bold")
-    console.print("", table, "")
+        name, _, band = stratum.rpartition(" | ") if stratum.count(" | ") > 1 else (stratum, "", "records of rows")
+        name = plain(name) if population == KEPT else f"dropped by {plain(name)}"
+        cells.setdefault(name, {})[band] = f"{records:,} of {rows:,}"
+    named = {band for row in cells.values() for band in row}
+    bands = sorted(named, key=lambda band: (BANDS_OF_THREE.index(band) if band in BANDS_OF_THREE else 9, band))
+    table = _table(f"Round {number}: the sample", "stratum", *bands)
+    for name, row in cells.items():
+        table.add_row(name, *(row.get(band, "") for band in bands))
+    console.print("", table, "", f"{plan.records:,} records of {strata['rows'].sum():,} rows.", highlight=False)
     size = int(plan.effective)
     wrong = most_wrong(size, settings)
     answers = int(plan.frame["answers"].sum())
@@ -68,7 +74,15 @@ def show_findings(console: Console, findings: dict[str, Any]) -> None:
 
 def _strata_table(findings: dict[str, Any]) -> Table:
     table = _table("Error rate of kept rows", "stratum", "rows", "judged", "wrong", "rate", "interval")
-    for row in [*findings["strata"], {"stratum": "all", **findings["error_rate"]}]:
+    shown = [row for row in findings["strata"] if row["wrong"]]
+    rest = [row for row in findings["strata"] if row["settled"] and not row["wrong"]]
+    unknown = [row for row in findings["strata"] if not row["settled"]]
+    for rows, title in ((rest, "strata without a wrong answer"), (unknown, "strata without a verdict")):
+        if rows:
+            table.add_row(
+                f"{len(rows)} {title}", *(f"{sum(row[key] for row in rows):,}" for key in ("rows", "settled"))
+            )
+    for row in [*shown, {"stratum": "all", **findings["error_rate"]}]:
         figures = (f"{row['rows']:,}", f"{row['settled']:,}", f"{row['wrong']:,}", *_bounds(row))
         table.add_row(plain(row["stratum"]), *figures, style="bold" if row["stratum"] == "all" else "")
     return table

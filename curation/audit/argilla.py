@@ -1,5 +1,6 @@
 """Rounds in Argilla: the only file that knows its SDK. Pushing and pulling may be repeated at any time."""
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from stillhouse.errors import InputError, RunError
 
 BATCH = 100  # records in one request
 PAGE = 500  # records read in one request
+FAULTS_OF_A_SERVER = (429, 500, 502, 503, 504)
 PATIENCE = 30  # seconds that a server which does not answer is asked again
 FIELDS = {"instruction": "Instruction", "text": "Text", "answer": "Answer"}
 QUESTIONS = {
@@ -42,6 +44,7 @@ class Argilla:
         import argilla
 
         self.url, self._workspace = url, workspace
+        logging.getLogger("argilla.sdk").setLevel(logging.CRITICAL)  # what it logs is raised as well
         with self._told("connect"):
             try:
                 self._client = argilla.Argilla(api_url=url, api_key=api_key, timeout=60)
@@ -60,7 +63,7 @@ class Argilla:
         server stops answering; the records that are there then stay.
         """
         with self._told(f"push {batch.name}"):
-            dataset = self._dataset(batch.name) or self._create(batch, len(next(iter(vectors.values()), ())))
+            dataset = self._patiently(self._whole, batch, len(next(iter(vectors.values()), ())))
             self._check(dataset)
             there = {item["external_id"] for item in self._items(dataset, [])}
             if there - {record.sample_id for record in batch.records}:
@@ -115,6 +118,14 @@ class Argilla:
 
         return self._patiently(look)
 
+    def _whole(self, batch: Batch, dimensions: int) -> Any:
+        """Return the dataset of a batch; one whose making was interrupted is made anew."""
+        dataset = self._dataset(batch.name)
+        if dataset is not None and self._read(f"/api/v1/datasets/{dataset.id}", {})["status"] == "draft":
+            dataset.delete()
+            dataset = None
+        return dataset or self._create(batch, dimensions)
+
     def _create(self, batch: Batch, dimensions: int) -> Any:
         import argilla
 
@@ -126,7 +137,7 @@ class Argilla:
                 *(argilla.TermsMetadataProperty(name) for name in ("perspective", "task_type", "domain")),
                 argilla.FloatMetadataProperty("difficulty"),
             ],
-            vectors=[argilla.VectorField("text", dimensions=dimensions)] if dimensions else [],
+            vectors=[argilla.VectorField("wording", dimensions=dimensions)] if dimensions else [],
             distribution=argilla.TaskDistribution(min_submitted=batch.answers),
         )
         workspace = self._workspace_there()
@@ -188,33 +199,32 @@ class Argilla:
 
         try:
             yield
-        except (ArgillaError, httpx.HTTPStatusError) as error:
-            status = _status(error)
+        except (ArgillaError, httpx.HTTPError, ValueError) as error:
+            status = _status(error) or _status(error.__cause__)
             if status in (401, 403):
                 raise InputError(
                     f"{doing}: the user of this API key may not do that in the workspace {self._workspace} at "
                     f"{self.url}. Use the key of an owner, or of an admin of the workspace"
                 ) from error
             if status == 404:
-                raise InputError(
-                    f"{doing}: it is gone from {self.url}; `stillhouse review push` sends it again"
+                raise InputError(f"{doing}: it is gone from {self.url}; `review push` sends it again") from error
+            if _passes(error) or isinstance(error, ValueError):
+                raise RunError(
+                    f"{doing}: {self.url} does not answer as an Argilla server does ({error or type(error).__name__}). "
+                    "What was done is kept; once it is up again, the same command goes on"
                 ) from error
-            raise RunError(f"{doing}: {self.url} refused: {error}") from error
-        except (httpx.HTTPError, ValueError) as error:
-            raise RunError(
-                f"{doing}: {self.url} does not answer as an Argilla server does ({error or type(error).__name__}). "
-                "What was done is kept; once it is up again, the same command goes on"
-            ) from error
+            raise RunError(f"{doing}: {self.url} refused: {error.__cause__ or error}") from error
 
 
 def _passes(error: BaseException) -> bool:
     """Say whether an error may pass by itself: no connection, or a fault of the server."""
     import httpx
 
-    return isinstance(error, httpx.TransportError) or _status(error) in (429, 500, 502, 503, 504)
+    causes = [error, error.__cause__]  # the SDK wraps what happens while it makes a dataset
+    return any(isinstance(cause, httpx.TransportError) or _status(cause) in FAULTS_OF_A_SERVER for cause in causes)
 
 
-def _status(error: BaseException) -> int | None:
+def _status(error: BaseException | None) -> int | None:
     response = getattr(error, "response", None)
     return getattr(error, "status_code", None) or getattr(response, "status_code", None)
 
@@ -243,7 +253,7 @@ def _sent(record: Record, vectors: Mapping[str, Sequence[float]]) -> Any:
         fields=_shown(record),
         metadata={name: value for name, value in metadata.items() if value is not None},
         suggestions=[argilla.Suggestion("correction", record.answer, agent="teacher")] if record.answer else [],
-        vectors={"text": [round(value, 5) for value in vector]} if vector else {},
+        vectors={"wording": [round(value, 5) for value in vector]} if vector else {},
     )
 
 

@@ -64,7 +64,7 @@ def placed(kept: pl.DataFrame, rounds: Rounds, settlement: pl.DataFrame) -> pl.D
     )
     earlier = pl.col("verdict").is_in(SETTLED) & pl.col("now").is_null()
     place = pl.when(earlier).then(pl.lit(BEFORE)).otherwise(pl.coalesce("stratum", pl.lit(NOT_PLANNED)))
-    rows = rows.drop("now").with_columns(place.alias("stratum"))
+    rows = rows.with_columns(place.alias("stratum")).drop("now")
     # What was wrong in an earlier generation is corrected or out: it says nothing of the rows that are left.
     return rows.filter(~((pl.col("stratum") == BEFORE) & (pl.col("verdict") == "wrong")))
 
