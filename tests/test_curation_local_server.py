@@ -74,7 +74,8 @@ def up(*options: object) -> Iterator[Up]:
                 lines.append(line)
                 if "Ctrl-C" in line:
                     break
-            assert process.poll() is None, process.communicate()
+            assert lines, process.communicate()
+            assert "Ctrl-C" in lines[-1], process.communicate()
             yield Up(process, "".join(lines), psutil.Process(process.pid).children(recursive=True))
         finally:
             process.kill()
