@@ -1,9 +1,11 @@
 """A real local Argilla server through the real command: it starts, is reached, ends, and comes back after a kill."""
 
+import json
 import re
 import shutil
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -74,7 +76,8 @@ def up(*options: object) -> Iterator[Up]:
                 lines.append(line)
                 if "Ctrl-C" in line:
                     break
-            assert process.poll() is None, process.communicate()
+            assert lines, process.communicate()
+            assert "Ctrl-C" in lines[-1], process.communicate()
             yield Up(process, "".join(lines), psutil.Process(process.pid).children(recursive=True))
         finally:
             process.kill()
@@ -249,6 +252,27 @@ def test_a_damaged_database_is_told(argilla_environment: Path, tmp_path: Path) -
     message = refused(tmp_path, argilla_environment)
     assert f"Argilla's database {tmp_path / 'data'} cannot be used" in message
     assert "file is not a database" in message
+
+
+def test_the_owner_is_in_no_log_where_the_database_refuses(
+    argilla_server: LocalServer, argilla_environment: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    database = tmp_path / "data" / "argilla.db"
+    shutil.copy(argilla_server.home / "data" / "argilla.db", database)
+    with sqlite3.connect(database) as connection:
+        connection.execute("DELETE FROM users")
+        connection.execute("CREATE TRIGGER no BEFORE INSERT ON users BEGIN SELECT RAISE(ABORT, 'refused'); END")
+    told = refused(tmp_path, argilla_environment) + (tmp_path / "logs" / "prepare.log").read_text()
+    kept = json.loads((tmp_path / "accounts.json").read_text())["argilla"]
+    assert "refused" in told
+    assert "(key)" in told
+    assert not [secret for secret in kept.values() if secret in told]
+
+
+def test_a_path_that_argilla_cannot_use_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no % and no"), running(tmp_path / "50%", tmp_path, free_port()):
+        pass
 
 
 def test_accounts_of_another_database_are_told(

@@ -183,10 +183,12 @@ def running(home: Path, environment: Path = ENVIRONMENT, port: int = 6900) -> It
     """Run the server for as long as the block runs; all its programs are stopped in any case.
 
     Raises:
-        InputError: The port is taken.
+        InputError: The port is taken, or Argilla cannot use the path.
         RunError: A program ended at its start or did not answer in time, or another one runs on the same home.
     """
     home = home.absolute()
+    if set("%?") & set(str(home)):
+        raise InputError(f"{home}: Argilla takes no % and no ? in the path of its data; give another --home")
     home.mkdir(parents=True, exist_ok=True)
     with _locked(home), ExitStack() as stack:
         _await_free(port)
@@ -236,6 +238,7 @@ def _variables(home: Path, queue_port: int, search_port: int) -> dict[str, str]:
         "ARGILLA_REDIS_URL": f"redis://{HOST}:{queue_port}/0",
         "HF_HUB_OFFLINE": "1",  # also switches Argilla's telemetry off
         "TMPDIR": str(temporary),
+        "TYPER_STANDARD_TRACEBACK": "1",  # the other one shows variables, secrets among them
     }
 
 
@@ -280,18 +283,21 @@ def _prepare(home: Path, environment: Path, variables: dict[str, str], owner: Ac
     create = ["database", "users", "create_default", "--quiet"]
     create += ["--api-key", owner.api_key, "--password", owner.password]
     commands = [["database", "migrate"], create, ["search-engine", "reindex"]]
+    done = subprocess.run(  # noqa: S603 # our own command
+        [_python(environment), "-I", "-c", PREPARE],
+        input=json.dumps(commands),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=variables,
+        cwd=home,
+        umask=0o077,
+        check=False,
+    )
+    # An error of the database quotes the row that it refuses.
+    told = done.stdout.replace(owner.api_key, "(key)").replace(owner.password, "(password)")
     log = _log(home, "prepare")
-    with log.open("wb") as output:
-        done = subprocess.run(  # noqa: S603 # our own command
-            [_python(environment), "-I", "-c", PREPARE],
-            input=json.dumps(commands).encode(),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=variables,
-            cwd=home,
-            umask=0o077,
-            check=False,
-        )
+    log.write_text(told, encoding="utf-8")
     if done.returncode:
         raise RunError(f"Argilla's database {home / 'data'} cannot be used. The log {log} ends with:\n{_tail(log)}")
 
@@ -366,7 +372,7 @@ def _binary(environment: Path, pattern: str) -> str:
 
 def _log(home: Path, name: str) -> Path:
     path = home / "logs" / f"{name}.log"
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     return path
 
 
