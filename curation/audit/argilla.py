@@ -268,7 +268,7 @@ def _shown(record: Record) -> dict[str, str]:
     )
     if record.fields:
         rows = (f"<tr><td>{_escaped(name)}</td><td><b>{_escaped(value)}</b></td></tr>" for name, value in record.fields)
-        answer = f"<table>{''.join(rows)}</table>"
+        answer = f"<table border=1 cellpadding=6>{''.join(rows)}</table>"
     elif record.items:
         answer = f"<ul>{''.join(f'<li><b>{_escaped(item)}</b></li>' for item in record.items)}</ul>"
     else:

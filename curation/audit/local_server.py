@@ -206,8 +206,8 @@ def running(home: Path, environment: Path = ENVIRONMENT, port: int = 6900) -> It
         _await(queue, lambda: _accepts(queue_port))
         _await(search, lambda: _accepts(search_port))
         _prepare(home, environment, variables, owner)
-        module = [_python(environment), "-I", "-m", "argilla_server"]
-        argilla = start("argilla", *module, "start", "--host", HOST, "--port", str(port))
+        script = str(Path(__file__).with_name("scriptless.py"))
+        argilla = start("argilla", _python(environment), "-I", script, "start", "--host", HOST, "--port", str(port))
         _await(argilla, lambda: _answers(argilla, owner, port))
         yield LocalServer(home, owner, (queue, search, argilla))
 
