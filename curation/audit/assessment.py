@@ -79,11 +79,8 @@ def _strata(kept: pl.DataFrame) -> pl.DataFrame:
 
 
 def _told(row: dict[str, Any], settings: Review) -> dict[str, Any]:
-    return {"stratum": row["stratum"], **asdict(_interval(row, settings))}
-
-
-def _interval(row: dict[str, Any], settings: Review) -> Interval:
-    return simple_interval(row["rows"], row["settled"], row["wrong"], settings.confidence)
+    found = simple_interval(row["rows"], row["settled"], row["wrong"], settings.confidence)
+    return {"stratum": row["stratum"], **asdict(found)}
 
 
 def _decision(whole: Interval, rounds: Rounds, settings: Review) -> dict[str, str]:
@@ -104,8 +101,18 @@ def _decision(whole: Interval, rounds: Rounds, settings: Review) -> dict[str, st
 
 
 def failing(kept: pl.DataFrame, strata: pl.DataFrame, settings: Review) -> list[dict[str, Any]]:
-    """Return the instructions with wrong answers in strata whose error rate is surely above the bar."""
-    bad = [row["stratum"] for row in strata.iter_rows(named=True) if _interval(row, settings).low > settings.bar]
+    """Return the instructions with wrong answers in strata whose error rate is surely above the bar.
+
+    Of many strata some look bad by chance: the confidence is shared out among those that were judged (Bonferroni), so
+    that with the same probability not even one of them is said to fail wrongly.
+    """
+    judged = strata.filter(pl.col("settled") > 0, pl.col("stratum") != BEFORE)
+    confidence = 1 - (1 - settings.confidence) / max(1, len(judged))
+    bad = [
+        row["stratum"]
+        for row in judged.iter_rows(named=True)
+        if simple_interval(row["rows"], row["settled"], row["wrong"], confidence).low > settings.bar
+    ]
     found = (
         kept.filter(pl.col("stratum").is_in(bad), pl.col("verdict").is_in(SETTLED))
         .group_by("stratum", "instruction_id")
