@@ -1,6 +1,7 @@
 """Error rates with their intervals: of a simple sample, and of a stratified one."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +33,9 @@ def stratified_interval(strata: pl.DataFrame, confidence: float) -> Interval:
     """Return the rate of all rows from verdicts on a stratified sample. Columns: rows, settled, wrong.
 
     Strata count by their rows. The bounds are those of Korn and Graubard (Survey Methodology 24, 1998): Clopper-Pearson
-    at the effective sample size. That is at most Kish's size for the weights, since the spread within small strata is
-    itself only estimated, and often as 0. Strata that are settled whole add no uncertainty; of strata without any
+    at the effective sample size, by the spread of verdicts within strata. That spread is only estimated, in small strata
+    often as 0, so the size is held between what holds for any spread (the least records per weight of a stratum) and
+    what holds for the same spread in all strata (Kish's). Strata that are settled whole add no uncertainty; of strata without any
     verdict nothing is known, so they count as without error in the lower bound and as all wrong in the upper one.
     """
     rows, settled, wrong = (strata[name].to_numpy().astype(float) for name in ("rows", "settled", "wrong"))
@@ -59,14 +61,19 @@ def _effective(
 ) -> tuple[float, float]:
     """Return the weighted mean of rates, and the size of a simple random sample that tells as much of it."""
     mean = float(weights @ rates)
+    least, most = float((settled / weights).min()), effective_size(weights, settled, np.ones(len(settled)))
     variance = float(weights**2 @ (rates * (1 - rates) / np.maximum(settled - 1, 1)))
-    size = kish_size(weights, settled)
-    return mean, min(size, mean * (1 - mean) / variance) if variance > 0 else size
+    return mean, float(np.clip(mean * (1 - mean) / variance + 1, least, most)) if variance > 0 else most
 
 
-def kish_size(weights: npt.NDArray[np.float64], settled: npt.NDArray[np.float64]) -> float:
-    """Return the effective size of a stratified sample whose rows have the same spread in all strata."""
-    return float(1 / (weights**2 / settled).sum())
+def effective_size(
+    weights: npt.NDArray[np.float64], records: npt.NDArray[Any], spread: npt.NDArray[np.float64]
+) -> float:
+    """Return the size of a simple random sample that tells as much as `records` of each stratum.
+
+    `spread` is the standard deviation within the strata; where it is the same in all, this is Kish's effective size.
+    """
+    return float((weights @ spread**2) / ((weights * spread) ** 2 / records).sum())
 
 
 def clopper_pearson(rate: float, size: float, confidence: float) -> tuple[float, float]:

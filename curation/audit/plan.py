@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from curation.audit.intervals import clopper_pearson, kish_size
+from curation.audit.intervals import clopper_pearson, effective_size
 from stillhouse.draws import uniform
 from stillhouse.recipe import Review
 from stillhouse.schemas import FRAME, conform
@@ -78,8 +78,7 @@ class Plan:
     """A round before it is sent: its sampling frame (schema FRAME) and what it can tell."""
 
     frame: pl.DataFrame
-    needed: int  # records of a simple sample that tell enough
-    effective: float  # size of a simple sample that tells as much as this stratified one
+    effective: float  # size of a simple sample that tells as much, together with what was judged before
 
     def strata(self) -> pl.DataFrame:
         """Return rows and records of each stratum of the kept rows, then of the dropped ones."""
@@ -104,17 +103,33 @@ def draw_kept(rows: pl.DataFrame, settings: Review, expected: float, seed: int) 
         pl.len().alias("rows"), pl.col("settled").sum(), (pl.col("verdict") == "wrong").sum().alias("wrong")
     ).sort("stratum")  # fmt: skip
     sizes, done = strata["rows"].to_numpy(), strata["settled"].to_numpy().astype(int)
-    spread = _spread(strata) if settings.allocation == "neyman" else None
-    needed = settings.records or records_needed(settings, expected, len(rows))
-    total = needed + (int(done.sum()) if settings.records else 0)
-    while True:
-        counts = np.maximum(allocate(sizes, total, settings.minimum, spread), done)
-        effective = kish_size(sizes / sizes.sum(), counts)
-        if settings.records or effective >= needed or counts.sum() >= len(rows):
-            break
-        total += max(1, round(needed - effective))
+    weights = sizes / sizes.sum()
+    spread = _spread(strata) if settings.allocation == "neyman" else np.ones(len(sizes))
+    if settings.records:
+        counts = allocate(sizes, settings.records + int(done.sum()), settings.minimum, spread)
+    else:
+        counts = _enough(sizes, records_needed(settings, expected, len(rows)), settings, spread)
+    counts = np.maximum(counts, done)
     fresh = dict(zip(strata["stratum"], (counts - done).tolist(), strict=True))
-    return Plan(_frame(rows, fresh, settings, seed), needed, effective)
+    return Plan(_frame(rows, fresh, settings, seed), effective_size(weights, counts, spread))
+
+
+def _enough(
+    sizes: npt.NDArray[np.int64], needed: int, settings: Review, spread: npt.NDArray[np.float64]
+) -> npt.NDArray[np.int64]:
+    """Return records per stratum that tell as much as a simple sample of `needed`.
+
+    In proportion, every stratum has its share rounded up: then whatever the errors of the strata, the estimate varies
+    no more than that of the simple sample. Neyman's records are as many as do so if the spread is as it was found.
+    """
+    if settings.allocation == "proportional":
+        counts: npt.NDArray[np.int64] = np.ceil(sizes * (needed / sizes.sum()) - 1e-9).astype(np.int64)
+        return np.clip(counts, np.minimum(sizes, settings.minimum), sizes)
+    for total in range(needed // 2, int(sizes.sum())):
+        counts = allocate(sizes, total, settings.minimum, spread)
+        if effective_size(sizes / sizes.sum(), counts, spread) >= needed:
+            return counts
+    return sizes
 
 
 def _spread(strata: pl.DataFrame) -> npt.NDArray[np.float64]:
@@ -126,7 +141,7 @@ def _spread(strata: pl.DataFrame) -> npt.NDArray[np.float64]:
 
 def joined(plan: Plan, dropped: pl.DataFrame) -> Plan:
     """Return a plan that has a frame of dropped rows as well."""
-    return Plan(pl.concat([plan.frame, dropped]), plan.needed, plan.effective)
+    return Plan(pl.concat([plan.frame, dropped]), plan.effective)
 
 
 def draw_dropped(rows: pl.DataFrame, settings: Review, seed: int) -> pl.DataFrame:
