@@ -1,6 +1,5 @@
 """What a person sees of an audit in the terminal: the plan of a round, and what the verdicts say."""
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -18,7 +17,7 @@ COLOURS = {"accepted": "green", "rejected": "red", "undecided": "yellow", "not a
 
 def show_plan(console: Console, plan: "Plan", settings: Review, number: int) -> None:
     """Show the strata of a round, and what the round can tell."""
-    from curation.audit.plan import KEPT, SECONDS_A_RECORD, chance_of_passing, most_wrong
+    from curation.audit.plan import KEPT, SECONDS_A_RECORD
     from curation.audit.strata import BANDS_OF_THREE
 
     strata = plan.strata()
@@ -34,18 +33,26 @@ def show_plan(console: Console, plan: "Plan", settings: Review, number: int) -> 
         table.add_row(name, *(row.get(band, "") for band in bands))
     console.print("", table, "", f"{plan.records:,} records of {strata['rows'].sum():,} rows.", highlight=False)
     size = int(plan.effective)
-    wrong = most_wrong(size, settings)
     answers = int(plan.frame["answers"].sum())
-    time = timedelta(seconds=answers * SECONDS_A_RECORD)
     console.print(
         f"Kept rows are accepted where the {settings.confidence:.0%} interval of their error rate is not above "
-        f"{settings.bar:.1%}. The sample tells as much as a simple one of {size:,}: "
-        + (f"it passes with {wrong} wrong or fewer," if wrong >= 0 else "too few to pass even with none wrong;")
-        + (f" {chance_of_passing(size, settings, settings.expected):.0%} likely at {settings.expected:.1%} errors,"
-           f" {chance_of_passing(size, settings, settings.bar):.1%} at {settings.bar:.1%}." if wrong >= 0 else
-           " raise --records.")
-    )  # fmt: skip
-    console.print(f"{answers:,} answers in all, about {time} of people's time at {SECONDS_A_RECORD} s each.\n")
+        f"{settings.bar:.1%}. The sample tells as much as a simple one of {size:,}: {_chances(size, settings)}\n"
+        f"{answers:,} answers in all, about {answers * SECONDS_A_RECORD / 3600:.1f} hours at {SECONDS_A_RECORD} s each."
+        "\n"
+    )
+
+
+def _chances(size: int, settings: Review) -> str:
+    from curation.audit.plan import chance_of_passing, most_wrong
+
+    wrong = most_wrong(size, settings)
+    if wrong < 0:
+        return "too few to be accepted even with none wrong; raise --records."
+    likely, unlikely = (chance_of_passing(size, settings, rate) for rate in (settings.expected, settings.bar))
+    return (
+        f"accepted with {wrong} wrong or fewer, {likely:.0%} likely at {settings.expected:.1%} errors, "
+        f"{unlikely:.1%} at {settings.bar:.1%}."
+    )
 
 
 def show_findings(console: Console, findings: dict[str, Any]) -> None:

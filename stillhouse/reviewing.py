@@ -81,8 +81,12 @@ def push_round(
 
     Raises InputError where there is nothing left to ask, or the place to send it to is not known.
     """
+    from curation.audit.handouts import check_review_file
+
     quiet_libraries()
     display = Display(Console())
+    if to:
+        check_review_file(to)
     with opened(path).locked():
         audit = audit_of(path, changes)
         pending = None if another else _pending(audit)
@@ -210,8 +214,6 @@ def _vectors(folder: RunFolder, records: Sequence["Record"]) -> dict[str, list[f
 def _write_file(audit: Audit, made: "Round", to: Path, display: Display) -> None:
     from curation.audit.handouts import write_review_file
 
-    if to.exists():
-        raise InputError(f"{to} exists, perhaps with answers in it; give another file")
     write_review_file(to, audit.rounds.records(made), audit.recipe.name, made.number)
     display.console.print(f"Round {made.number}: {made.records:,} records written to {to}, a copy for each annotator")
     filled = f"{audit.recipe.name}-round-{made.number}-NAME.json" if to.suffix == ".html" else str(to)

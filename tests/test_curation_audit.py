@@ -205,7 +205,7 @@ def test_rounds_of_the_same_strata_go_on_where_the_last_one_ended() -> None:
 def test_neyman_asks_more_where_verdicts_differ() -> None:
     rows = population([1_000, 1_000]).with_row_index("n").with_columns(
         settled=pl.col("n") % 50 == 0,
-        verdict=pl.when((pl.col("n") % 50 == 0) & (pl.col("n") < 1_000) & (pl.col("n") % 100 == 0)).then(pl.lit("wrong"))
+        verdict=pl.when((pl.col("n") % 100 == 0) & (pl.col("n") < 1_000)).then(pl.lit("wrong"))
         .when(pl.col("n") % 50 == 0).then(pl.lit("correct")),
     )  # fmt: skip
     records = draw_kept(rows, Review(records=200, allocation="neyman"), 0.02, 42).strata()["records"].to_list()
@@ -261,8 +261,9 @@ def test_strata_are_as_fine_as_the_records_allow() -> None:
 
 
 def review(sample: str, who: str, verdict: str | None, minute: int = 0, **more: Any) -> dict[str, Any]:
-    return {"round": 1, "sample_id": sample, "version": "v", "annotator": who, "status": "submitted", "verdict": verdict,
-            "faults": [], "given_at": NOW + timedelta(minutes=minute), "source": "test", **more}  # fmt: skip
+    return {"round": 1, "sample_id": sample, "version": "v", "annotator": who, "status": "submitted",
+            "verdict": verdict, "faults": [], "given_at": NOW + timedelta(minutes=minute), "source": "test",
+            **more}  # fmt: skip
 
 
 def settled(*reviews: dict[str, Any], arbiter: str | None = None) -> dict[str, dict[str, Any]]:
@@ -306,7 +307,8 @@ def test_the_commonest_correction_is_taken_else_the_earliest() -> None:
     found = settled(
         *(review("x", who, "wrong", minute, correction=text, faults=[fault]) for who, minute, text, fault in
           [("a", 0, "one", "invented"), ("b", 1, "two", "incomplete"), ("c", 2, "two", "invented")]),
-        *(review("y", who, "wrong", minute, correction=text) for who, minute, text in [("a", 1, "late"), ("b", 0, "early")]),
+        *(review("y", who, "wrong", minute, correction=text) for who, minute, text in
+          [("a", 1, "late"), ("b", 0, "early")]),
         review("z", "a", "wrong"), review("z", "b", "correct", correction="not asked for"), review("z", "c", "wrong"),
     )  # fmt: skip
     assert [found[key]["correction"] for key in "xyz"] == ["two", "early", None]
@@ -315,8 +317,8 @@ def test_the_commonest_correction_is_taken_else_the_earliest() -> None:
 
 def test_agreement_is_that_of_the_textbook() -> None:
     """Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), example C: four observers, twelve units."""
-    units = ["1 1 * 1", "2 2 3 2", "3 3 3 3", "3 3 3 3", "2 2 2 2", "1 2 3 4", "4 4 4 4", "1 1 2 1", "2 2 2 2", "* 5 5 5",
-             "* * 1 1", "* * 3 *"]  # fmt: skip
+    units = ["1 1 * 1", "2 2 3 2", "3 3 3 3", "3 3 3 3", "2 2 2 2", "1 2 3 4", "4 4 4 4", "1 1 2 1", "2 2 2 2",
+             "* 5 5 5", "* * 1 1", "* * 3 *"]  # fmt: skip
     rows = [
         review(f"u{unit}", who, "correct", rating=int(value))
         for unit, values in enumerate(units)
@@ -371,7 +373,7 @@ TEXT = "The garlic press presses garlic."
         ("extraction", '["garlic press"]', '["garlic press"]', None),
         ("extraction", '["onion"]', '["onion"]', "span not in the text"),
         ("structured", '{"tone":"neutral","evidence":"presses"}', '{"tone": "neutral", "evidence": "presses"}', None),
-        ("structured", '{"tone": "calm", "evidence": "presses"}', '{"tone": "calm", "evidence": "presses"}', "does not fit the schema"),
+        ("structured", '{"tone": "calm"}', '{"tone": "calm"}', "does not fit the schema"),
         ("analysis", "A sober report of a tool that works.", "A sober report of a tool that works.", None),
         ("analysis", "ok", "ok", "not a text of fitting length"),
     ],
@@ -424,7 +426,8 @@ def test_of_many_good_strata_hardly_ever_one_fails() -> None:
 
 def test_a_record_marks_the_words_that_its_answer_quotes() -> None:
     row = {
-        "sample_id": "s", "version": "v", "text": "so good, so so", "spans": [{"start": 0, "end": 7}, {"start": 3, "end": 7}],
+        "sample_id": "s", "version": "v", "text": "so good, so so",
+        "spans": [{"start": 0, "end": 7}, {"start": 3, "end": 7}],
         "instruction": "Judge the tone. Answer with one of: negative, neutral, positive.", "prompt": "p",
         "output": '{"tone": "positive", "why": ["so", "good"], "share": 0.5}', "task_type": "classification",
         "labels": LABELS, "scale": None, "schema": None, "verbatim": False, "perspective": "tone", "domain": "d",

@@ -19,16 +19,16 @@ from tests.conftest import write_recipe
 HOSTILE = "| a | <script>alert(1)</script> {{ 7*7 }} ![x](http://x) \n---\nlicense: mit"
 
 
-def content_of(run: Path) -> tuple[dict[str, pl.DataFrame], dict[str, Any]]:
+def content_of(run: Path) -> tuple[dict[str, pl.DataFrame], dict[str, Any], dict[str, Any]]:
     folder = RunFolder(run)
-    return {name: folder.read_table(name) for name in TABLES}, folder.manifest()
+    return {name: folder.read_table(name) for name in TABLES}, folder.manifest(), folder.findings()
 
 
 @pytest.mark.xdist_group("offline")
 def test_datasets_loads_all_configs_with_the_columns_of_the_design(offline_run: Path) -> None:
     path = str(offline_run / "dataset")
     assert get_dataset_config_names(path) == ["default", "rejected", "instructions", "perspectives"]
-    tables, _ = content_of(offline_run)
+    tables, _, _ = content_of(offline_run)
     kept = load_dataset(path)
     assert all(split.column_names == PUBLISHED.names() for split in kept.values())
     rejected = load_dataset(path, "rejected", split="train")
@@ -41,7 +41,7 @@ def test_datasets_loads_all_configs_with_the_columns_of_the_design(offline_run: 
 @pytest.mark.xdist_group("offline")
 def test_polars_reads_the_rows_that_were_decided(offline_run: Path) -> None:
     rows = pl.read_parquet(offline_run / "dataset" / "default" / "*.parquet")
-    tables, _ = content_of(offline_run)
+    tables, _, _ = content_of(offline_run)
     assert rows.schema == PUBLISHED
     assert set(rows["id"]) == set(tables["decisions"].filter("kept")["sample_id"])
     row = rows.to_dicts()[0]
@@ -59,7 +59,7 @@ def test_polars_reads_the_rows_that_were_decided(offline_run: Path) -> None:
 def test_the_card_says_what_was_measured(offline_run: Path) -> None:
     card = DatasetCard.load(offline_run / "dataset" / "README.md")
     facts = json.loads((offline_run / "dataset" / "facts.json").read_text())
-    tables, _ = content_of(offline_run)
+    tables, _, _ = content_of(offline_run)
     assert card.data.license == "cc0-1.0"
     assert card.data.configs[0]["config_name"] == "default"
     assert facts["funnel"]["kept"] == tables["decisions"]["kept"].sum()
@@ -69,6 +69,8 @@ def test_the_card_says_what_was_measured(offline_run: Path) -> None:
     assert facts["attribute_answers"]["per text"] > 0
     assert sum(cell["paired"] for cell in facts["coverage"]) == len(tables["responses"])
     assert sum(cell["kept"] for cell in facts["coverage"]) == facts["funnel"]["kept"]
+    assert facts["audit"]["decision"] == "not audited"
+    assert "No person has checked these rows." in card.text
 
 
 def test_no_text_is_in_two_splits_and_splits_are_stable() -> None:
@@ -84,12 +86,12 @@ def test_no_text_is_in_two_splits_and_splits_are_stable() -> None:
 
 @pytest.mark.xdist_group("offline")
 def test_hostile_content_stays_content(offline_run: Path, tmp_path: Path) -> None:
-    tables, manifest = content_of(offline_run)
+    tables, manifest, findings = content_of(offline_run)
     tables["texts"] = tables["texts"].with_columns(
         pl.lit(HOSTILE).alias("domain"), pl.lit(HOSTILE).alias("licence"), pl.lit(HOSTILE).alias("text")
     )
     recipe = load_recipe(write_recipe(tmp_path)).model_dump(mode="json")
-    write_dataset(tmp_path / "dataset", tables, manifest, recipe)
+    write_dataset(tmp_path / "dataset", tables, manifest, recipe, findings)
     card = (tmp_path / "dataset" / "README.md").read_text()
     assert "<script>" not in card
     assert "![x]" not in card
@@ -100,21 +102,21 @@ def test_hostile_content_stays_content(offline_run: Path, tmp_path: Path) -> Non
 
 @pytest.mark.xdist_group("offline")
 def test_a_rebuilt_folder_is_not_served_from_the_cache(offline_run: Path, tmp_path: Path) -> None:
-    tables, manifest = content_of(offline_run)
+    tables, manifest, findings = content_of(offline_run)
     recipe = load_recipe(write_recipe(tmp_path)).model_dump(mode="json")
     for kept in (3, 5):
         number = pl.int_range(pl.len())
         tables["decisions"] = tables["decisions"].with_columns((number < kept).alias("kept"))
-        write_dataset(tmp_path / "dataset", tables, manifest, recipe)
+        write_dataset(tmp_path / "dataset", tables, manifest, recipe, findings)
         assert sum(map(len, load_dataset(str(tmp_path / "dataset")).values())) == kept
 
 
 @pytest.mark.xdist_group("offline")
 def test_a_quota_that_is_not_met_is_in_the_card(offline_run: Path, tmp_path: Path) -> None:
-    tables, manifest = content_of(offline_run)
+    tables, manifest, findings = content_of(offline_run)
     quotas = [{"over": ["task_type"], "minimum": 10_000}]
     recipe = load_recipe(write_recipe(tmp_path, curation={"quotas": quotas})).model_dump(mode="json")
-    write_dataset(tmp_path / "dataset", tables, manifest, recipe)
+    write_dataset(tmp_path / "dataset", tables, manifest, recipe, findings)
     card = (tmp_path / "dataset" / "README.md").read_text()
     kept = json.loads((tmp_path / "dataset" / "facts.json").read_text())["task_types"]
     assert "Quotas that could not be met" in card

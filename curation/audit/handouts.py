@@ -13,12 +13,19 @@ WRITERS = {".xlsx": write_sheet, ".csv": write_sheet, ".html": write_page}
 READERS = {".xlsx": read_sheet, ".csv": read_sheet, ".json": read_page_answers}
 
 
-def write_review_file(path: Path, records: Sequence[Record], title: str, round_number: int) -> None:
-    """Write a round for one annotator: .xlsx or .csv to fill in, .html to open in a browser. Raises InputError."""
+def check_review_file(path: Path) -> None:
+    """Raise InputError where a round cannot be written to a file."""
+    if path.exists():
+        raise InputError(f"{path} exists, perhaps with answers in it; give another file")
     if path.suffix.lower() not in WRITERS:
         raise InputError(f"{path} is of no known kind; writable: {', '.join(WRITERS)}")
     if not path.absolute().parent.is_dir():
         raise InputError(f"folder {path.absolute().parent} does not exist; make it or give another path")
+
+
+def write_review_file(path: Path, records: Sequence[Record], title: str, round_number: int) -> None:
+    """Write a round for one annotator: .xlsx or .csv to fill in, .html to open in a browser."""
+    check_review_file(path)
     WRITERS[path.suffix.lower()](path, records, title, round_number)
 
 

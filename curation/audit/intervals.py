@@ -32,11 +32,12 @@ def simple_interval(rows: int, settled: int, wrong: int, confidence: float) -> I
 def stratified_interval(strata: pl.DataFrame, confidence: float) -> Interval:
     """Return the rate of all rows from verdicts on a stratified sample. Columns: rows, settled, wrong.
 
-    Strata count by their rows. The bounds are those of Korn and Graubard (Survey Methodology 24, 1998): Clopper-Pearson
-    at the effective sample size, by the spread of verdicts within strata. That spread is only estimated, in small strata
-    often as 0, so the size is held between what holds for any spread (the least records per weight of a stratum) and
-    what holds for the same spread in all strata (Kish's). Strata that are settled whole add no uncertainty; of strata without any
-    verdict nothing is known, so they count as without error in the lower bound and as all wrong in the upper one.
+    Strata count by their rows. The bounds are those of Korn and Graubard (Survey Methodology 24, 1998):
+    Clopper-Pearson at the effective sample size, by the spread of verdicts within strata. That spread is only
+    estimated, in small strata often as 0, so the size is held between what holds for any spread (the least records
+    per weight of a stratum) and what holds for the same spread in all strata (Kish's). Strata that are settled whole
+    add no uncertainty; of strata without any verdict nothing is known, so they count as without error in the lower
+    bound and as all wrong in the upper one.
     """
     rows, settled, wrong = (strata[name].to_numpy().astype(float) for name in ("rows", "settled", "wrong"))
     weights = rows / max(rows.sum(), 1.0)

@@ -1,0 +1,326 @@
+"""An audit without a server: rounds go out and come back as files, what people found is applied, and publishing waits."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from datasets import get_dataset_config_names, load_dataset
+
+from stillhouse.schemas import AUDIT, FRAME, REVIEWS
+from stillhouse.store import RunFolder
+from tests.audit_run import audited_run, copied
+from tests.conftest import DEMO_TEXTS, stillhouse
+
+TEXTS = [json.loads(line)["text"] for line in DEMO_TEXTS.read_text(encoding="utf-8").splitlines()]
+Judge = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def decided(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return audited_run(tmp_path_factory.mktemp("decided") / "run", 800, TEXTS, rejected=9, difficulty_bands=1)
+
+
+@pytest.fixture
+def run(decided: RunFolder, tmp_path: Path) -> RunFolder:
+    return copied(decided, tmp_path / "run")
+
+
+def review(command: str, run: RunFolder, *options: object, code: int = 0) -> str:
+    done = stillhouse("review", command, run.path, *options)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def correct(row: dict[str, Any]) -> dict[str, Any]:
+    return {"verdict": "correct", "quality": "5"}
+
+
+def answered(run: RunFolder, judge: Judge, who: str = "ann", *options: object) -> dict[str, Any]:
+    """Push a round into a CSV file, fill it, pull it; return what `review pull --json` says."""
+    file = run.path.parent / f"{who}-{len(list(run.path.parent.glob('*.csv')))}.csv"
+    review("push", run, "--to", file, *options)
+    rows = pl.read_csv(file, infer_schema_length=0).rename(str.casefold).to_dicts()
+    filled = [{**row, **judge(row), "annotator": who} for row in rows]
+    pl.DataFrame(filled, infer_schema_length=None).write_csv(file)
+    return dict(json.loads(stillhouse("review", "pull", run.path, "--from", file, "--json").stdout))
+
+
+def reviews_of(run: RunFolder) -> pl.DataFrame:
+    table = pl.read_parquet(run.review_path / "reviews.parquet")
+    assert table.schema == REVIEWS
+    return table
+
+
+def test_the_plan_is_shown_and_nothing_is_written(run: RunFolder) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*") if path.name != ".lock"}
+    shown = review("push", run, "--plan")
+    assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*") if path.name != ".lock"} == before
+    assert "tone | classification" in shown.replace("tone and 1 more", "tone")
+    assert "dropped by validity" in shown
+    assert "82% likely at 2.0% errors" in " ".join(shown.split())
+    few = " ".join(review("push", run, "--plan", "--records", 20).split())
+    assert "too few to be accepted even with none wrong" in few
+
+
+def test_a_round_comes_back_and_is_accepted(run: RunFolder, tmp_path: Path) -> None:
+    found = answered(run, correct)
+    frame = pl.read_parquet(run.review_path / "round-1.parquet")
+    assert frame.schema == FRAME
+    assert len(frame) == 800
+    drawn = frame.filter("drawn")
+    reviews = reviews_of(run)
+    assert set(reviews["sample_id"]) == set(drawn["sample_id"])
+    assert set(reviews["annotator"]) == {"ann"}
+    kept = run.read_table("decisions").filter("kept")
+    assert set(drawn.filter(pl.col("population") == "kept")["sample_id"]) <= set(kept["sample_id"])
+    assert drawn.filter(pl.col("population") == "dropped")["stratum"].value_counts().sort("stratum")[
+        "count"
+    ].to_list() == [3, 3, 3]
+    assert found["decision"] == "accepted"
+    assert found["error_rate"]["rate"] == 0
+    assert found["error_rate"]["rows"] == len(kept)
+    assert [row["rate"] for row in found["dropped"]] == [1, 1, 1]
+    target = tmp_path / "published"
+    assert "not done yet: audit, dataset" in stillhouse("publish", run.path, "--to", target).stderr
+    review("apply", run)
+    done = stillhouse("publish", run.path, "--to", target)
+    assert done.returncode == 0, done.stderr
+    published = pl.read_parquet(target / "default" / "*.parquet")
+    assert published["audit"].value_counts(sort=True).rows() == [
+        ("not_audited", len(kept) - len(drawn) + 9), ("accepted", len(drawn) - 9)
+    ]  # fmt: skip
+    card = (target / "README.md").read_text()
+    assert "**Accepted**: the error rate lies between 0.0% and" in card
+    assert "published although" not in card.lower()
+    again = stillhouse("publish", run.path, "--to", target)
+    assert (again.returncode, "exists" in again.stderr) == (2, True)
+
+
+def wrong_labels(row: dict[str, Any]) -> dict[str, Any]:
+    """Find every third classification wrong, correct all labels but one kind, and be content with the rest."""
+    if "one of:" not in row["instruction"] or row["answer"].startswith("tone") or int(row["sample_id"][1:], 16) % 3:
+        return correct(row)
+    fixed = {"negative": "Positive", "neutral": "no label", "positive": ""}[row["answer"]]
+    return {
+        "verdict": "wrong",
+        "what is wrong": "wrong answer",
+        "quality": "2",
+        "corrected answer": fixed or row["answer"],
+    }
+
+
+def test_what_people_found_is_in_the_dataset(run: RunFolder) -> None:
+    found = answered(run, wrong_labels)
+    assert found["decision"] in ("rejected", "undecided")
+    blocked = stillhouse("publish", run.path, "--to", run.path.parent / "no")
+    assert blocked.returncode == 2
+    review("apply", run)
+    blocked = stillhouse("publish", run.path, "--to", run.path.parent / "no")
+    assert (blocked.returncode, "bar of 5.0%" in " ".join(blocked.stderr.split())) == (1, True)
+    assert not (run.path.parent / "no").exists()
+
+    audit = run.read_table("audit")
+    assert audit.schema == AUDIT
+    reviews, responses, scores = reviews_of(run), run.read_table("responses"), run.read_table("scores")
+    dropped = [failure["instruction_id"] for failure in _failures(run)]
+    rows = (
+        audit.join(reviews, on="sample_id", how="left")
+        .join(responses, on="sample_id")
+        .join(scores, on="sample_id", suffix="_old")
+    )
+    for row in rows.iter_rows(named=True):
+        if row["instruction_id"] in dropped:
+            assert row["outcome"] == "rejected"
+        elif row["verdict"] == "correct":
+            assert row["outcome"] == "accepted"
+        elif row["output"] == "negative":
+            assert (row["outcome"], row["completion"], row["faults"]) == ("corrected", "positive", ["wrong answer"])
+            assert row["difficulty"] is not None
+            assert row["perplexity"] > 0
+            assert row["perplexity"] != row["perplexity_old"]
+        else:
+            reason = "no correction" if row["output"] == "positive" else "label not in the set"
+            assert (row["outcome"], reason in row["reason"]) == ("rejected", True)
+    assert {"accepted", "corrected", "rejected"} == set(audit["outcome"])
+
+    folder = str(run.dataset_path)
+    assert "corrections" in get_dataset_config_names(folder)
+    corrections = load_dataset(folder, "corrections", split="train").to_polars()
+    assert corrections.select("teacher_completion", "completion").unique().rows() == [("negative", "positive")]
+    published = pl.concat(split.to_polars() for split in load_dataset(folder).values())
+    assert set(published.filter(pl.col("audit") == "corrected")["id"]) == set(corrections["id"])
+    assert set(published.filter(pl.col("audit") == "corrected")["completion"]) == {"positive"}
+    assert all(row["messages"][1]["content"] == row["completion"] for row in published.to_dicts())
+    rejected = load_dataset(folder, "rejected", split="train").to_polars().filter(pl.col("rejected_by") == "audit")
+    assert set(rejected["id"]) == set(audit.filter(pl.col("outcome") == "rejected")["sample_id"])
+    assert rejected["reason"].null_count() == 0
+    assert len(published) + len(rejected) == run.read_table("decisions")["kept"].sum()
+    facts = json.loads((run.dataset_path / "facts.json").read_text())
+    assert facts["funnel"]["kept"] == len(published) == sum(cell["kept"] for cell in facts["coverage"])
+
+
+def _failures(run: RunFolder) -> list[dict[str, Any]]:
+    path = run.review_path / "failures.json"
+    return list(json.loads(path.read_text())) if path.exists() else []
+
+
+def test_publishing_all_the_same_is_told_in_the_card(run: RunFolder, tmp_path: Path) -> None:
+    review("apply", run)
+    words = "A trial for our own <b>team</b> | not for `use`"
+    target = tmp_path / "published"
+    assert stillhouse("publish", run.path, "--to", target, "--without-audit", "  ").returncode == 1
+    done = stillhouse("publish", run.path, "--to", target, "--without-audit", words)
+    assert done.returncode == 0, done.stderr
+    card = (target / "README.md").read_text()
+    assert "Published although the audit did not accept it" in card
+    assert "A trial for our own &lt;b&gt;team&lt;/b&gt; \\| not for \\`use\\`" in card
+    assert json.loads((target / "facts.json").read_text())["waiver"] == words
+
+
+def test_an_instruction_that_fails_goes_with_all_its_rows(run: RunFolder) -> None:
+    bad = "Judge the humour of this text. Answer with a whole number"
+
+    def judge(row: dict[str, Any]) -> dict[str, Any]:
+        return (
+            {"verdict": "wrong"}
+            if row["instruction"].startswith(bad[:30]) and "whole number" in row["instruction"]
+            else correct(row)
+        )
+
+    found = answered(run, judge, "ann", "--records", 400)
+    assert [row["instruction_id"] for row in found["failing"]] == ["i-humour-scoring"]
+    review("apply", run)
+    audit, responses = run.read_table("audit"), run.read_table("responses")
+    kept = run.read_table("decisions").filter("kept")
+    of_it = responses.filter(pl.col("instruction_id") == "i-humour-scoring").join(kept, on="sample_id", how="semi")
+    assert len(of_it) > 8
+    assert set(of_it["sample_id"]) == set(audit.filter(pl.col("outcome") == "rejected")["sample_id"])
+    status = json.loads(review("status", run, "--json"))
+    assert status["decision"] == "undecided"
+    assert "a new round has to confirm the rest" in status["why"]
+    review("apply", run)  # nothing more to do
+    assert len(_failures(run)) == 1
+
+    first = reviews_of(run)
+    confirmed = answered(run, correct, "ben", "--records", 100)
+    second = reviews_of(run).filter(pl.col("round") == 2)
+    assert not set(second["sample_id"]) & set(first["sample_id"])
+    assert not set(second["sample_id"]) & set(of_it["sample_id"])
+    assert confirmed["error_rate"]["rows"] == len(kept) - len(of_it)
+    assert (confirmed["decision"], confirmed["error_rate"]["wrong"]) == ("accepted", 0)
+
+
+def test_requeued_instructions_learn_from_corrections(decided: RunFolder, tmp_path: Path) -> None:
+    run = audited_run(tmp_path / "again" / "run", 800, TEXTS, rejected=0, difficulty_bands=1, failing="requeue")
+
+    def judge(row: dict[str, Any]) -> dict[str, Any]:
+        if "Judge the plot" in row["instruction"] and "whole number" in row["instruction"]:
+            return {"verdict": "wrong", "corrected answer": "3"}
+        return (
+            {"verdict": "wrong"}
+            if "Judge the price" in row["instruction"] and "whole number" in row["instruction"]
+            else correct(row)
+        )
+
+    before = run.read_table("instructions")
+    answered(run, judge, "ann", "--records", 400)
+    told = " ".join(review("apply", run).split())
+    assert "stillhouse run" in told
+    after = {row["instruction_id"]: row for row in run.read_table("instructions").iter_rows(named=True)}
+    assert set(after) == set(before["instruction_id"])
+    plot = after["i-plot-scoring"] if "i-plot-scoring" in after else None
+    assert plot is not None
+    assert plot["lineage"]["edited"]
+    assert {demo["output"] for demo in plot["demos"]} == {"3"}
+    assert {demo["text"] for demo in plot["demos"]} <= set(TEXTS)
+    assert {failure["instruction_id"]: failure["action"] for failure in _failures(run)} == {
+        "i-plot-scoring": "requeue", "i-price-scoring": "drop",
+    }  # fmt: skip
+    assert "responses" not in run.manifest()["stages"]
+
+
+def test_answers_are_added_and_never_overwritten(run: RunFolder) -> None:
+    answered(run, correct, "ann", "--records", 50)
+    first = reviews_of(run)
+    file = next(run.path.parent.glob("*.csv"))
+    assert "0 new or changed answers" in review("pull", run, "--from", file)
+    assert reviews_of(run).equals(first)
+    rows = pl.read_csv(file, infer_schema_length=0).to_dicts()
+    rows[0]["verdict"] = "wrong"
+    pl.DataFrame(rows).write_csv(file)
+    assert "1 new or changed answers" in review("pull", run, "--from", file)
+    second = reviews_of(run)
+    assert second.head(len(first)).equals(first)
+    assert second.tail(1)["verdict"].to_list() == ["wrong"]
+    assert json.loads(review("status", run, "--json"))["error_rate"]["wrong"] <= 1
+
+
+def test_a_round_that_is_not_answered_is_sent_again_and_not_drawn_anew(run: RunFolder, tmp_path: Path) -> None:
+    review("push", run, "--to", tmp_path / "one.xlsx", "--records", 60)
+    review("push", run, "--to", tmp_path / "two.csv", "--records", 60)
+    assert not (run.review_path / "round-2.parquet").exists()
+    ids = pl.read_csv(tmp_path / "two.csv", infer_schema_length=0)["sample_id"]
+    assert set(ids) == set(pl.read_excel(tmp_path / "one.xlsx", sheet_id=1).rename(str.casefold)["sample_id"])
+    review("push", run, "--to", tmp_path / "three.html", "--records", 60, "--next")
+    assert (run.review_path / "round-2.parquet").exists()
+    assert "exists" in review("push", run, "--to", tmp_path / "three.html", code=2)
+
+
+def test_more_records_are_not_asked_where_they_cannot_help(run: RunFolder) -> None:
+    answered(run, wrong_labels, "ann", "--records", 300)
+    told = " ".join(review("push", run, "--to", run.path.parent / "more.csv", code=2).split())
+    assert "not below the bar of 5.0%" in told
+    assert "--records asks for more" in told
+    review("push", run, "--to", run.path.parent / "more.csv", "--records", 30)
+
+
+def test_the_rate_of_rows_that_came_in_later_is_not_known(run: RunFolder) -> None:
+    answered(run, correct)
+    decisions = run.read_table("decisions")
+    late = decisions.filter(~pl.col("kept"), pl.col("stage") == "selection").head(60)["sample_id"]
+    run.write_table("decisions", decisions.with_columns(pl.col("kept") | pl.col("sample_id").is_in(late.to_list())))
+    found = json.loads(review("status", run, "--json"))
+    unknown = next(row for row in found["strata"] if row["stratum"] == "came in after the sample was drawn")
+    assert 0 < unknown["rows"] <= 60
+    assert found["error_rate"]["high"] >= unknown["rows"] / found["error_rate"]["rows"]
+    assert found["decision"] == "undecided"
+
+
+def test_a_verdict_on_another_answer_does_not_count(run: RunFolder) -> None:
+    answered(run, correct, "ann", "--records", 100)
+    judged = reviews_of(run)["sample_id"]
+    responses = run.read_table("responses")
+    fresh = pl.when(pl.col("sample_id").is_in(judged.to_list())).then(pl.col("output") + " ").otherwise("output")
+    run.write_table("responses", responses.with_columns(fresh.alias("output")))
+    found = json.loads(review("status", run, "--json"))
+    assert found["error_rate"]["settled"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--records", "5", "--overlap", "2"], "--overlap"),
+        (["--allocation", "fair"], "--allocation"),
+        (["--to", "audit.pdf"], "no known kind"),
+        (["--to", "nowhere/audit.csv"], "does not exist"),
+        ([], "ARGILLA_API_URL"),
+    ],
+)
+def test_wrong_options_are_named_and_leave_nothing(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.delenv("ARGILLA_API_URL", raising=False)
+    assert message in review("push", run, *options, code=2)
+    assert not (run.review_path / "rounds.json").exists()
+
+
+def test_what_is_missing_is_said(run: RunFolder, tmp_path: Path) -> None:
+    assert "no round" in review("pull", run, code=2)
+    manifest = run.manifest()
+    del manifest["stages"]["decisions"]
+    run.write_manifest(manifest)
+    assert "has no decisions" in review("push", run, "--plan", code=2)
+    assert "is not a run folder" in review("status", RunFolder(tmp_path), code=2)
