@@ -302,4 +302,5 @@ def _filled(response: dict[str, Any], record: Record, annotator: str, place: str
         correction=correction_of(str(values.get("correction") or ""), record.answer),
         comment=str(values.get("comment") or ""),
         given_at=datetime.fromisoformat(response["updated_at"]).replace(tzinfo=UTC),
+        saved=True,
     )
