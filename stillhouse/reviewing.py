@@ -24,7 +24,7 @@ from stillhouse.store import RunFolder
 if TYPE_CHECKING:
     from curation.audit.argilla import Argilla
     from curation.audit.plan import Plan
-    from curation.audit.records import Record
+    from curation.audit.records import Answer, Record
     from curation.audit.rounds import Failure, Round, Rounds
 
 READ = ("texts", "perspectives", "instructions", "responses", "decisions")
@@ -231,20 +231,37 @@ def pull_answers(
         if not audit.rounds.all:
             raise InputError(f"no round of {path} was drawn yet; `stillhouse review push {path}` draws one")
         fresh = _from_files(audit, files, annotator) if files else _from_argilla(audit, display)
-        if fresh:
-            undo_stages(audit.folder, "audit")
     display.console.print(f"{fresh:,} new or changed answers")
     return show_review(path, as_json)
 
 
 def _from_argilla(audit: Audit, display: Display) -> int:
-    server, fresh = _server(audit.settings), 0
+    """Take in what is at the server. Raises InputError where a dataset is gone whose answers are still waited for."""
+    server, fresh, gone = _server(audit.settings), 0, []
     with display:
         for made in audit.rounds.all:
             for name, records in audit.batches(made).items():
                 display.start(name, len(records))
                 answers = server.pull(name, records, display.update)
-                fresh += audit.rounds.keep(made, answers, "argilla")
+                if answers is None:
+                    gone.append((made, name))
+                else:
+                    fresh += _keep(audit, made, answers, "argilla")
+    pending = _pending(audit)
+    names = ", ".join(name for made, name in gone if made == pending)
+    if names:
+        raise InputError(
+            f"{names}: not at {server.url}, or not any more. Verdicts pulled before are kept; `stillhouse review push "
+            f"{audit.folder.path}` sends its records again"
+        )
+    return fresh
+
+
+def _keep(audit: Audit, made: "Round", answers: Sequence["Answer"], source: str) -> int:
+    """Put answers down; findings that do not know the new ones among them are no longer valid."""
+    fresh = audit.rounds.keep(made, answers, source)
+    if fresh:
+        undo_stages(audit.folder, "audit")
     return fresh
 
 
@@ -259,7 +276,7 @@ def _from_files(audit: Audit, files: Sequence[Path], annotator: str | None) -> i
         for made in audit.rounds.all:
             mine = {(record.sample_id, record.version) for record in records[made.number]}
             part = [answer for answer in answers if (answer.sample_id, answer.version) in mine]
-            fresh += audit.rounds.keep(made, part, file.name)
+            fresh += _keep(audit, made, part, file.name)
     return fresh
 
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -177,9 +178,9 @@ def argilla(argilla_server: LocalServer) -> Account:
     return argilla_server.account
 
 
-@pytest.fixture
-def browser() -> "Iterator[Browser]":
-    """A real browser. For one test only: while it runs, no `asyncio.run` works in this process."""
+@contextmanager
+def chromium() -> "Iterator[Browser]":
+    """A real browser. While it runs, no `asyncio.run` works in this process."""
     from playwright.sync_api import sync_playwright
 
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -189,3 +190,10 @@ def browser() -> "Iterator[Browser]":
         opened = playwright.chromium.launch(executable_path=path, args=flags)
         yield opened
         opened.close()
+
+
+@pytest.fixture
+def browser() -> "Iterator[Browser]":
+    """A real browser, for one test only (see `chromium`)."""
+    with chromium() as opened:
+        yield opened

@@ -66,12 +66,12 @@ class Argilla:
             dataset = self._patiently(self._whole, batch, len(next(iter(vectors.values()), ())))
             self._check(dataset)
             there = {item["external_id"] for item in self._items(dataset, [])}
-            if there - {record.sample_id for record in batch.records}:
+            if there - {_key(record) for record in batch.records}:
                 raise InputError(
                     f"the dataset {batch.name} at {self.url} has records of something else; is another run called the "
                     "same? Give this one another `review.workspace`, or delete that dataset"
                 )
-            missing = [record for record in batch.records if record.sample_id not in there]
+            missing = [record for record in batch.records if _key(record) not in there]
             report(len(there))
             for start in range(0, len(missing), BATCH):
                 part = missing[start : start + BATCH]
@@ -81,21 +81,18 @@ class Argilla:
 
     def pull(
         self, name: str, records: Sequence[Record], report: Callable[[int], None] = lambda done: None
-    ) -> list[Answer]:
-        """Return every answer of every annotator, drafts and discarded ones too.
+    ) -> list[Answer] | None:
+        """Return every answer of every annotator, drafts and discarded ones too; None where the dataset is not there.
 
-        Raises InputError where the dataset is gone or was changed by hand, and RunError as `push` does.
+        Raises InputError where the dataset was changed by hand, and RunError as `push` does.
         """
         filled: list[Filled] = []
         with self._told(f"pull {name}"):
             dataset = self._dataset(name)
             if dataset is None:
-                raise InputError(
-                    f"the dataset {name} is not at {self.url} any more. Verdicts pulled before are kept; "
-                    "`stillhouse review push` sends its records again"
-                )
+                return None
             self._check(dataset)
-            people, known = self._people(dataset), {record.sample_id: record for record in records}
+            people, known = self._people(dataset), {_key(record): record for record in records}
             for number, item in enumerate(self._items(dataset, ["responses"]), start=1):
                 report(number)
                 record = known.get(item["external_id"])
@@ -243,13 +240,18 @@ def _questions() -> list[Any]:
     ]
 
 
+def _key(record: Record) -> str:
+    """Return the id of a record at the server: another answer to the same sample is another record."""
+    return f"{record.sample_id}-{record.version}"
+
+
 def _sent(record: Record, vectors: Mapping[str, Sequence[float]]) -> Any:
     import argilla
 
     vector = vectors.get(record.sample_id)
     metadata = {name: getattr(record, name) for name in ("perspective", "task_type", "domain", "difficulty")}
     return argilla.Record(
-        id=record.sample_id,
+        id=_key(record),
         fields=_shown(record),
         metadata={name: value for name, value in metadata.items() if value is not None},
         suggestions=[argilla.Suggestion("correction", record.answer, agent="teacher")] if record.answer else [],
@@ -300,4 +302,5 @@ def _filled(response: dict[str, Any], record: Record, annotator: str, place: str
         correction=correction_of(str(values.get("correction") or ""), record.answer),
         comment=str(values.get("comment") or ""),
         given_at=datetime.fromisoformat(response["updated_at"]).replace(tzinfo=UTC),
+        saved=True,
     )

@@ -17,7 +17,8 @@ _UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # in XML, 
 class Filled:
     """One record as it came back: what was typed, empty where nothing was.
 
-    `place` names file and row for messages; `correction` is None where the answer stands as it was shown.
+    `place` names file and row for messages; `correction` is None where the answer stands as it was shown; `saved` says
+    that somebody meant it to be as it is, also where it is empty.
     """
 
     place: str
@@ -31,12 +32,13 @@ class Filled:
     correction: str | None
     comment: str
     given_at: datetime
+    saved: bool = False
 
     @property
     def blank(self) -> bool:
         """Whether nobody has touched it."""
         typed = (self.verdict, *self.faults, self.rating, self.correction, self.comment)
-        return self.status == "draft" and not any(typed)
+        return self.status == "draft" and not self.saved and not any(typed)
 
 
 def legible(text: str) -> str:
