@@ -11,13 +11,14 @@ import polars as pl
 import yaml
 
 from curation.vectors import SampleVectors
+from pipelines.definitions import record_task
 from stillhouse.build import fingerprints
 from stillhouse.draws import uniform
 from stillhouse.recipe import load_recipe
 from stillhouse.schemas import ATTRIBUTES, DECISIONS, INSTRUCTIONS, PERSPECTIVES, RESPONSES, SCORES, TEXTS, table_of
 from stillhouse.stages import stages_of
 from stillhouse.store import RunFolder
-from stillhouse.tasks import Task, record_schema
+from stillhouse.tasks import Task
 
 HEADS = ("tone", "intensity", "humour", "regret", "price", "service", "plot", "thanks")
 LABELS = ["negative", "neutral", "positive"]
@@ -25,7 +26,7 @@ TASKS = {
     "classification": {"labels": LABELS},
     "scoring": {"scale": [1, 5]},
     "extraction": {"verbatim": True},
-    "structured": {"schema": json.dumps(record_schema({"tone": LABELS, "evidence": "quote"}))},
+    "structured": {"schema": record_task({"tone": LABELS, "evidence": "quote"}).schema, "verbatim": True},
     "analysis": {},
 }
 KEPT_SHARE = 0.7
@@ -121,7 +122,7 @@ def _tables(samples: int, texts: list[str]) -> dict[str, pl.DataFrame]:
 
 def _instruction(perspective_id: str, head: str, task_type: str) -> dict[str, Any]:
     typed = TASKS[task_type]
-    row = {"task_type": task_type, "labels": None, "scale": None, "schema": None, "verbatim": False, **typed}
+    row = {"task_type": task_type, "labels": [], "scale": [], "schema": None, "verbatim": False, **typed}
     wording = f"Judge the {head} of this text. {Task.from_row(row).output_format}".strip()
     lineage = {"attributes": [head], "calls": [], "edited": False}
     return {

@@ -57,7 +57,8 @@ def placed(kept: pl.DataFrame, rounds: Rounds, settlement: pl.DataFrame) -> pl.D
             schema={"sample_id": pl.String, "version": pl.String, "stratum": pl.String}
         )
     else:
-        stratum = rounds.frame(rounds.current[-1].number).select(*KEYS, "stratum")
+        frame = rounds.frame(rounds.current[-1].number)
+        stratum = frame.filter(pl.col("population") == KEPT).select(*KEYS, "stratum")
     now = rounds.drawn(rounds.current).select(KEYS).unique().with_columns(now=pl.lit(value=True))
     rows = rows.join(stratum, on=KEYS, how="left", maintain_order="left").join(
         now, on=KEYS, how="left", maintain_order="left"

@@ -21,7 +21,8 @@ def stratify(kept: pl.DataFrame, perspectives: pl.DataFrame, settings: Review, r
         "task_type",
         _bands(kept["difficulty"], settings.difficulty_bands).alias("band"),
     )
-    for level in (["group", "task_type", "band"], ["group", "task_type"], ["task_type"]):
+    finest = ["group", "task_type"] + ["band"] * (settings.difficulty_bands > 1)
+    for level in dict.fromkeys((tuple(finest), ("group", "task_type"), ("task_type",))):
         strata = parts.select(pl.concat_str(level, separator=" | ")).to_series()
         if strata.n_unique() * settings.minimum <= records:
             return strata.alias("stratum")
