@@ -182,8 +182,12 @@ def _table_named(folder: RunFolder, table: str) -> pl.DataFrame:
         return found
     if table == "failures":
         return failures_of(folder)
+    if table == "reviews":
+        from curation.audit.rounds import Rounds
+
+        return Rounds(folder.review_path).reviews()
     if table not in TABLES:
-        raise InputError(f"no table is called {table}; tables: {', '.join(TABLES)}, coverage, failures")
+        raise InputError(f"no table is called {table}; tables: {', '.join(TABLES)}, coverage, failures, reviews")
     return folder.read_table(table)
 
 
