@@ -74,7 +74,9 @@ def status(run_folder: RunPath, as_json: AsJson = False) -> None:
 )
 def inspect(
     run_folder: RunPath,
-    table: Annotated[str, typer.Argument(help="Table of the run, `coverage`, `failures` or `reviews`.")] = "instructions",
+    table: Annotated[
+        str, typer.Argument(help="Table of the run, `coverage`, `failures` or `reviews`.")
+    ] = "instructions",
     where: Annotated[str | None, typer.Option(help="Only rows for which this condition in SQL holds.")] = None,
     by: Annotated[str | None, typer.Option(help="Count the rows by this column instead.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Rows shown; 10 cards unless given, or all as JSON.")] = None,

@@ -69,10 +69,16 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
-def kept_rows(given: pl.DataFrame, decisions: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
-    """Return the kept rows as they were given, and those scores whose names are not taken by columns of theirs."""
+def kept_rows(given: pl.DataFrame, decisions: pl.DataFrame, scores: pl.DataFrame, audit: pl.DataFrame) -> pl.DataFrame:
+    """Return the kept rows as they were given, and those columns of ours whose names are not taken by theirs.
+
+    These are the scores, and what people said: `audit` (accepted, corrected or null) and `corrected`, their answer.
+    """
+    verdicts = audit.select("sample_id", audit=pl.col("outcome").cast(pl.String), corrected="completion")
     kept = decisions.filter("kept").select("sample_id").join(scores, on="sample_id")
-    fresh = kept.select(pl.col("sample_id").alias(ROW_ID), *(name for name in SCORED if name not in given.columns))
+    kept = kept.join(verdicts, on="sample_id", how="left").filter(pl.col("audit").ne_missing("rejected"))
+    names = [name for name in (*SCORED, "audit", "corrected") if name not in given.columns]
+    fresh = kept.select(pl.col("sample_id").alias(ROW_ID), *names)
     return given.join(fresh, on=ROW_ID, maintain_order="left")
 
 

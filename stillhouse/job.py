@@ -67,8 +67,6 @@ def curate_data(recipe: Recipe, out: Path | None = None, update: bool = False) -
 
     Besides what a run makes, `kept.parquet` has the rows that are kept, with all columns they came with.
     """
-    from stillhouse.imported import kept_rows
-
     folder = RunFolder(out or Path("runs") / recipe.name)
     display = Display(Console())
     _build(
@@ -78,14 +76,21 @@ def curate_data(recipe: Recipe, out: Path | None = None, update: bool = False) -
         display,
         update=update,
     )
-    rows = pl.read_parquet(folder.imported_path, glob=False)
-    kept = kept_rows(rows, folder.read_table("decisions"), folder.read_table("scores"))
-    write_parquet(folder.path / "kept.parquet", kept)
-    display.console.print(f"{len(kept):,} rows kept, with all their columns: {folder.path / 'kept.parquet'}")
+    write_kept(folder, display)
     display.next_command(
         f"stillhouse inspect {folder.path} decisions --by reason", f"stillhouse select {folder.path} --rate 0.5"
     )
     return folder
+
+
+def write_kept(folder: RunFolder, display: Display) -> None:
+    """Write the kept rows of a run of imported data, with all columns they came with."""
+    from stillhouse.imported import kept_rows
+
+    rows, path = pl.read_parquet(folder.imported_path, glob=False), folder.path / "kept.parquet"
+    kept = kept_rows(rows, *(folder.read_table(name) for name in ("decisions", "scores", "audit")))
+    write_parquet(path, kept)
+    display.console.print(f"{len(kept):,} rows kept, with all their columns: {path}")
 
 
 def show_plan(recipe_path: Path, out: Path | None = None, probe: int = 0, as_json: bool = False) -> dict[str, Any]:

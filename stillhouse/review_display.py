@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -32,11 +33,16 @@ def show_plan(console: Console, plan: "Plan", settings: Review, number: int) -> 
     for name, row in cells.items():
         table.add_row(name, *(row.get(band, "") for band in bands))
     console.print("", table, "", f"{plan.records:,} records of {strata['rows'].sum():,} rows.", highlight=False)
-    size = int(plan.effective)
+    kept = strata.filter(pl.col("population") == KEPT)
+    whole = kept["rows"].sum() == kept["records"].sum()
+    told = "Every kept row is asked about, so their error rate will be known."
+    if not whole:
+        size = int(plan.effective)
+        told = f"The sample tells as much as a simple one of {size:,}: {_chances(size, settings)}"
     answers = int(plan.frame["answers"].sum())
     console.print(
         f"Kept rows are accepted where the {settings.confidence:.0%} interval of their error rate is not above "
-        f"{settings.bar:.1%}. The sample tells as much as a simple one of {size:,}: {_chances(size, settings)}\n"
+        f"{settings.bar:.1%}. {told}\n"
         f"{answers:,} answers in all, about {answers * SECONDS_A_RECORD / 3600:.1f} hours at {SECONDS_A_RECORD} s each."
         "\n"
     )
@@ -57,7 +63,6 @@ def _chances(size: int, settings: Review) -> str:
 
 def show_findings(console: Console, findings: dict[str, Any]) -> None:
     """Show the decision, the error rate per stratum, what was thrown away wrongly, and agreement."""
-    rate = findings["error_rate"]
     console.print(
         f"\n{findings['answered']:,} of {findings['records']:,} records answered, {findings['annotators']} annotators; "
         f"{findings['unclear']} unclear, {findings['conflict']} tied"
@@ -75,8 +80,7 @@ def show_findings(console: Console, findings: dict[str, Any]) -> None:
         told = f"{entry['wrong']} of {entry['settled']} wrong in {entry['stratum']}, {entry['rows']:,} rows"
         console.print(Text(f"fails: instruction {entry['instruction_id']}: {plain(told)}", style="red"))
     decision = findings["decision"]
-    shown = "" if rate["rate"] is None else f" (found: {rate['rate']:.1%})"
-    console.print(Text.assemble((decision, f"bold {COLOURS[decision]}"), f": {findings['why']}{shown}"))
+    console.print(Text.assemble((decision, f"bold {COLOURS[decision]}"), f": {findings['why']}"))
 
 
 def _strata_table(findings: dict[str, Any]) -> Table:

@@ -14,8 +14,8 @@ import polars as pl
 from rich.console import Console
 
 from stillhouse.display import Display
-from stillhouse.errors import InputError
-from stillhouse.job import opened, put_instructions, quiet_libraries, undo_stages
+from stillhouse.errors import InputError, RunError
+from stillhouse.job import opened, put_instructions, quiet_libraries, undo_stages, write_kept
 from stillhouse.recipe import Recipe, Review, from_options, load_recipe
 from stillhouse.review_display import show_findings, show_plan
 from stillhouse.stages import build_of
@@ -328,6 +328,8 @@ def apply_findings(path: Path) -> dict[str, int]:
         return {}
     with display:
         manifest = build_of(audit.recipe, folder, display).run(until="dataset")
+    if audit.recipe.imported:
+        write_kept(folder, display)
     display.next_command(f"stillhouse review status {path}")
     counts: dict[str, int] = manifest["stages"]["audit"]["counts"]
     return counts
@@ -335,6 +337,7 @@ def apply_findings(path: Path) -> dict[str, int]:
 
 def _failures(audit: Audit) -> list["Failure"]:
     """Return what failed in this generation. An instruction without corrections to learn from cannot be re-queued."""
+    from curation.audit.plan import KEPT
     from curation.audit.rounds import Failure
 
     taught = set(corrections_of(audit)["instruction_id"])
@@ -344,6 +347,8 @@ def _failures(audit: Audit) -> list["Failure"]:
         action = "requeue" if audit.settings.failing == "requeue" and key in taught else "drop"
         reason = f"{entry['wrong']} of {entry['settled']} wrong in the failing stratum {entry['stratum']}"
         found.setdefault(key, Failure(key, audit.rounds.generation, action, reason))
+    if found and set(found) >= set(audit.population.filter(pl.col("population") == KEPT)["instruction_id"]):
+        raise RunError("every instruction fails, so nothing would be left: the data as a whole is not good enough")
     return list(found.values())
 
 

@@ -19,14 +19,15 @@ KEYS = ["sample_id", "version"]
 def assess(population: pl.DataFrame, rounds: Rounds, settings: Review) -> dict[str, Any]:
     """Return the findings of an audit as plain data; `population` is that of `population_of`.
 
-    The error rate is that of the kept rows as the teacher answered them, before anything is corrected. Unclear and
-    tied verdicts are counted apart and do not enter it.
+    The error rate is that of the kept rows as the teacher answered them. Unclear and tied verdicts are counted apart
+    and do not enter it. Decided is by the rate of what is `published`, where judged rows are right: wrong ones are
+    corrected or left out.
     """
     answers = standing(rounds.reviews())
     settlement = settle(answers, settings.arbiter)
     kept = placed(population.filter(pl.col("population") == KEPT), rounds, settlement)
     strata = _strata(kept)
-    whole = stratified_interval(strata, settings.confidence)
+    left = stratified_interval(strata, settings.confidence, mended=True)
     drawn = rounds.drawn(rounds.all).unique(KEYS)
     answered = drawn.join(settlement, on=KEYS)
     return {
@@ -38,8 +39,9 @@ def assess(population: pl.DataFrame, rounds: Rounds, settings: Review) -> dict[s
         "not_counted": int(rounds.reviews()["problem"].is_not_null().sum()),
         "bar": settings.bar,
         "confidence": settings.confidence,
-        "error_rate": asdict(whole),
-        **_decision(whole, rounds, settings),
+        "error_rate": asdict(stratified_interval(strata, settings.confidence)),
+        "published": {name: getattr(left, name) for name in ("rate", "low", "high")},
+        **_decision(left, rounds, settings),
         "strata": [_told(row, settings) for row in strata.iter_rows(named=True)],
         "dropped": _dropped(population, settlement, settings),
         "agreement": _agreement(answers, rounds),
@@ -84,7 +86,7 @@ def _told(row: dict[str, Any], settings: Review) -> dict[str, Any]:
     return {"stratum": row["stratum"], **asdict(found)}
 
 
-def _decision(whole: Interval, rounds: Rounds, settings: Review) -> dict[str, str]:
+def _decision(left: Interval, rounds: Rounds, settings: Review) -> dict[str, str]:
     """Return `decision` (accepted, rejected, undecided, not audited) and `why`, a sentence."""
     if not rounds.all:
         return {"decision": "not audited", "why": "no sample was drawn yet"}
@@ -93,10 +95,10 @@ def _decision(whole: Interval, rounds: Rounds, settings: Review) -> dict[str, st
             "decision": "undecided",
             "why": "instructions failed and were taken out; a new round has to confirm the rest",
         }
-    bounds = f"the error rate lies between {whole.low:.1%} and {whole.high:.1%} ({settings.confidence:.0%} interval)"
-    if whole.high <= settings.bar:
+    bounds = f"between {left.low:.1%} and {left.high:.1%} of the rows are wrong ({settings.confidence:.0%} interval)"
+    if left.high <= settings.bar:
         return {"decision": "accepted", "why": f"{bounds}, not above the bar of {settings.bar:.1%}"}
-    if whole.low > settings.bar:
+    if left.low > settings.bar:
         return {"decision": "rejected", "why": f"{bounds}, above the bar of {settings.bar:.1%}"}
     return {"decision": "undecided", "why": f"{bounds}, so it may be on either side of the bar of {settings.bar:.1%}"}
 
@@ -120,8 +122,11 @@ def failing(kept: pl.DataFrame, strata: pl.DataFrame, settings: Review) -> list[
         .agg(pl.len().alias("settled"), (pl.col("verdict") == "wrong").sum().alias("wrong"))
         .filter(pl.col("wrong") > 0)
     )
-    rows = kept.group_by("instruction_id").len("rows")
-    return found.join(rows, on="instruction_id").sort("stratum", "instruction_id").to_dicts()
+    rows = kept.group_by("instruction_id").agg(
+        pl.len().alias("rows"), (~pl.col("verdict").is_in(SETTLED)).fill_null(value=True).sum().alias("open")
+    )
+    # Where every row was judged, the wrong ones are mended already.
+    return found.join(rows, on="instruction_id").filter(pl.col("open") > 0).sort("stratum", "instruction_id").to_dicts()
 
 
 def _dropped(population: pl.DataFrame, settlement: pl.DataFrame, settings: Review) -> list[dict[str, Any]]:

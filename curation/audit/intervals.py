@@ -29,19 +29,19 @@ def simple_interval(rows: int, settled: int, wrong: int, confidence: float) -> I
     return Interval(rate, low, high, rows, settled, wrong)
 
 
-def stratified_interval(strata: pl.DataFrame, confidence: float) -> Interval:
+def stratified_interval(strata: pl.DataFrame, confidence: float, mended: bool = False) -> Interval:
     """Return the rate of all rows from verdicts on a stratified sample. Columns: rows, settled, wrong.
 
-    Strata count by their rows. The bounds are those of Korn and Graubard (Survey Methodology 24, 1998):
-    Clopper-Pearson at the effective sample size, by the spread of verdicts within strata. That spread is only
-    estimated, in small strata often as 0, so the size is held between what holds for any spread (the least records
-    per weight of a stratum) and what holds for the same spread in all strata (Kish's). Strata that are settled whole
-    add no uncertainty; of strata without any verdict nothing is known, so they count as without error in the lower
-    bound and as all wrong in the upper one.
+    Strata count by their rows; `mended` says that settled rows are right by now, so that the errors are those among the
+    others. The bounds are those of Korn and Graubard (Survey Methodology 24, 1998): Clopper-Pearson at the effective
+    sample size, by the spread of verdicts within strata. That spread is only estimated, in small strata often as 0,
+    so the size is held between what holds for any spread (the least records per weight of a stratum) and what holds
+    for the same spread in all strata (Kish's). Strata that are settled whole add no uncertainty; of strata without any
+    verdict nothing is known, so they count as without error in the lower bound and as all wrong in the upper one.
     """
     rows, settled, wrong = (strata[name].to_numpy().astype(float) for name in ("rows", "settled", "wrong"))
-    weights = rows / max(rows.sum(), 1.0)
-    known, certain = settled > 0, (settled == rows) & (rows > 0)
+    weights = (rows - settled if mended else rows) / max(rows.sum(), 1.0)
+    known, certain = settled > 0, settled == rows
     sampled = known & ~certain
     figures = (int(rows.sum()), int(settled.sum()), int(wrong.sum()))
     if not known.any():
@@ -53,7 +53,8 @@ def stratified_interval(strata: pl.DataFrame, confidence: float) -> Interval:
         mean, size = _effective(weights[sampled] / share, settled[sampled], rates[sampled])
         bounds = clopper_pearson(mean, size, confidence)
         low, high = low + share * bounds[0], high + share * bounds[1]
-    rate = float(weights[known] @ rates[known] / weights[known].sum())
+    found, told = float(weights[known] @ rates[known]), float(weights[known].sum())
+    rate = found / told * float(weights.sum()) if told else 0.0
     return Interval(rate, low, min(1.0, high + float(weights[~known].sum())), *figures)
 
 

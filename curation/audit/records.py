@@ -9,6 +9,8 @@ from typing import Any
 
 from stillhouse.tasks import Task
 
+NO_TASK = "Judge whether the answer is a right one to this text."  # of imported rows, which are their own instruction
+
 
 @dataclass(frozen=True)
 class Part:
@@ -69,7 +71,7 @@ def record_of(row: dict[str, Any]) -> Record:
         sample_id=row["sample_id"],
         version=row["version"],
         parts=tuple(_parts(row["text"], row["spans"] or [])),
-        instruction=task.wording_of(row["instruction"]) or row["prompt"],
+        instruction=task.wording_of(row["instruction"]) or (row["prompt"] if row["prompt"] != row["text"] else NO_TASK),
         form=task.output_format,
         answer=row["output"],
         items=items,
