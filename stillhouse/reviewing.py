@@ -199,7 +199,7 @@ def _send(audit: Audit, made: "Round", server: "Argilla", display: Display) -> N
     display.next_command(f"stillhouse review pull {audit.folder.path}")
 
 
-def _vectors(folder: RunFolder, records: Sequence["Record"]) -> dict[str, list[float]]:
+def _vectors(folder: RunFolder, records: Sequence["Record"]) -> dict[str, Any]:
     """Return the embedding of each record's text, so that Argilla finds similar records; none where one has none."""
     from curation.vectors import PARTS, load_vectors
 
@@ -208,7 +208,7 @@ def _vectors(folder: RunFolder, records: Sequence["Record"]) -> dict[str, list[f
         return {}
     ids = sorted({record.sample_id for record in records} & set(vectors.ids))
     text = PARTS.index("text") if len(vectors.parts) == len(PARTS) else 0  # of imported rows: the prompt
-    return dict(zip(ids, vectors.part(text, ids).tolist(), strict=True))
+    return dict(zip(ids, vectors.part(text, ids), strict=True))
 
 
 def _write_file(audit: Audit, made: "Round", to: Path, display: Display) -> None:

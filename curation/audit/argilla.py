@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from curation.audit.filled import Filled, answers_of, correction_of
 from curation.audit.questions import FAULTS, RATINGS, VERDICTS, guidelines
 from curation.audit.records import Answer, Record
@@ -40,21 +43,27 @@ class Argilla:
     """A workspace on an Argilla server."""
 
     def __init__(self, url: str, api_key: str, workspace: str) -> None:
-        """Connect. Raises InputError where nobody answers there, or the key is not known."""
+        """Connect. Raises InputError where the key is not known, RunError where no Argilla server answers."""
         import argilla
+        import httpx
+        from argilla._exceptions import ArgillaCredentialsError, ArgillaError
 
         self.url, self._workspace = url, workspace
         logging.getLogger("argilla.sdk").setLevel(logging.CRITICAL)  # what it logs is raised as well
-        with self._told("connect"):
-            try:
-                self._client = argilla.Argilla(api_url=url, api_key=api_key, timeout=60)
-            except argilla._exceptions.ArgillaCredentialsError as error:  # noqa: SLF001 # the SDK has no public name
-                raise InputError(f"{url} does not know this API key; an owner's or admin's key is needed") from error
+        try:
+            self._client = argilla.Argilla(api_url=url, api_key=api_key, timeout=60, retries=0)  # see _patiently
+        except ArgillaCredentialsError as error:
+            raise InputError(f"{url} does not know this API key; an owner's or admin's key is needed") from error
+        except (ArgillaError, httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError) as error:
+            raise RunError(
+                f"no Argilla server answers at {url} ({_cause(error)}). See that it is up, and that ARGILLA_API_URL or "
+                "`review.url` is its whole address, as in http://localhost:6900"
+            ) from error
 
     def push(
         self,
         batch: Batch,
-        vectors: Mapping[str, Sequence[float]],
+        vectors: Mapping[str, npt.NDArray[np.float32]],
         report: Callable[[int], None] = lambda done: None,
     ) -> int:
         """Send the records that are not there yet; return how many these were. `vectors` are by sample id.
@@ -103,15 +112,14 @@ class Argilla:
                     filled.append(_filled(response, record, annotator, f"{name}, record {record.sample_id}"))
         return answers_of(filled, records)
 
-    def _workspace_there(self) -> Any:
-        import argilla
-
-        there = next((found for found in self._client.workspaces if found.name == self._workspace), None)
-        return there or argilla.Workspace(self._workspace, client=self._client).create()
+    def _place(self) -> Any:
+        """Return the workspace; None where there is none yet."""
+        return next((found for found in self._client.workspaces if found.name == self._workspace), None)
 
     def _dataset(self, name: str) -> Any:
         def look() -> Any:
-            return next((found for found in self._workspace_there().datasets if found.name == name), None)
+            place = self._place()
+            return next((found for found in place.datasets if found.name == name), None) if place else None
 
         return self._patiently(look)
 
@@ -137,7 +145,7 @@ class Argilla:
             vectors=[argilla.VectorField("wording", dimensions=dimensions)] if dimensions else [],
             distribution=argilla.TaskDistribution(min_submitted=batch.answers),
         )
-        workspace = self._workspace_there()
+        workspace = self._place() or argilla.Workspace(self._workspace, client=self._client).create()
         return argilla.Dataset(batch.name, workspace=workspace, settings=settings, client=self._client).create()
 
     def _check(self, dataset: Any) -> None:
@@ -197,7 +205,7 @@ class Argilla:
         try:
             yield
         except (ArgillaError, httpx.HTTPError, ValueError) as error:
-            status = _status(error) or _status(error.__cause__)
+            status = _status(error)
             if status in (401, 403):
                 raise InputError(
                     f"{doing}: the user of this API key may not do that in the workspace {self._workspace} at "
@@ -207,23 +215,34 @@ class Argilla:
                 raise InputError(f"{doing}: it is gone from {self.url}; `review push` sends it again") from error
             if _passes(error) or isinstance(error, ValueError):
                 raise RunError(
-                    f"{doing}: {self.url} does not answer as an Argilla server does ({error or type(error).__name__}). "
+                    f"{doing}: {self.url} does not answer as an Argilla server does ({_cause(error)}). "
                     "What was done is kept; once it is up again, the same command goes on"
                 ) from error
-            raise RunError(f"{doing}: {self.url} refused: {error.__cause__ or error}") from error
+            raise RunError(f"{doing}: {self.url} refused: {_cause(error)}") from error
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return an error and what was behind it; what happened at first comes last."""
+    return [error, *(_causes(error.__cause__) if error.__cause__ else [])]
+
+
+def _cause(error: BaseException) -> str:
+    first = _causes(error)[-1]
+    return str(first).partition("\n")[0] or type(first).__name__
 
 
 def _passes(error: BaseException) -> bool:
     """Say whether an error may pass by itself: no connection, or a fault of the server."""
     import httpx
 
-    causes = [error, error.__cause__]  # the SDK wraps what happens while it makes a dataset
-    return any(isinstance(cause, httpx.TransportError) or _status(cause) in FAULTS_OF_A_SERVER for cause in causes)
+    lost = any(isinstance(cause, httpx.TransportError) for cause in _causes(error))
+    return lost or _status(error) in FAULTS_OF_A_SERVER
 
 
-def _status(error: BaseException | None) -> int | None:
-    response = getattr(error, "response", None)
-    return getattr(error, "status_code", None) or getattr(response, "status_code", None)
+def _status(error: BaseException) -> int | None:
+    """Return what the server answered; the SDK says 500 of all errors that it wraps, so the last cause counts."""
+    told = [getattr(getattr(cause, "response", cause), "status_code", None) for cause in _causes(error)]
+    return next(filter(None, reversed(told)), None)
 
 
 def _questions() -> list[Any]:
@@ -245,7 +264,7 @@ def _key(record: Record) -> str:
     return f"{record.sample_id}-{record.version}"
 
 
-def _sent(record: Record, vectors: Mapping[str, Sequence[float]]) -> Any:
+def _sent(record: Record, vectors: Mapping[str, npt.NDArray[np.float32]]) -> Any:
     import argilla
 
     vector = vectors.get(record.sample_id)
@@ -255,7 +274,7 @@ def _sent(record: Record, vectors: Mapping[str, Sequence[float]]) -> Any:
         fields=_shown(record),
         metadata={name: value for name, value in metadata.items() if value is not None},
         suggestions=[argilla.Suggestion("correction", record.answer, agent="teacher")] if record.answer else [],
-        vectors={"wording": [round(value, 5) for value in vector]} if vector else {},
+        vectors={} if vector is None else {"wording": [round(value, 5) for value in vector.tolist()]},
     )
 
 

@@ -49,13 +49,7 @@ OWNER = "argilla"  # the name that Argilla gives to its first user
 START_SECONDS = 120
 PORT_SECONDS = 5  # what a killed server had started needs to end, and some more
 TAIL_LINES = 8
-# The arguments come on standard input: secrets on a command line are for all users of a machine to see.
-PREPARE = """
-import json, sys
-from argilla_server.cli import app
-for arguments in json.load(sys.stdin):
-    app(arguments, standalone_mode=False)
-"""
+SCRIPT = str(Path(__file__).with_name("scriptless.py"))
 Say = Callable[[str], object]
 
 
@@ -206,8 +200,7 @@ def running(home: Path, environment: Path = ENVIRONMENT, port: int = 6900) -> It
         _await(queue, lambda: _accepts(queue_port))
         _await(search, lambda: _accepts(search_port))
         _prepare(home, environment, variables, owner)
-        script = str(Path(__file__).with_name("scriptless.py"))
-        argilla = start("argilla", _python(environment), "-I", script, "start", "--host", HOST, "--port", str(port))
+        argilla = start("argilla", _python(environment), "-I", SCRIPT, "start", "--host", HOST, "--port", str(port))
         _await(argilla, lambda: _answers(argilla, owner, port))
         yield LocalServer(home, owner, (queue, search, argilla))
 
@@ -284,8 +277,8 @@ def _prepare(home: Path, environment: Path, variables: dict[str, str], owner: Ac
     create += ["--api-key", owner.api_key, "--password", owner.password]
     commands = [["database", "migrate"], create, ["search-engine", "reindex"]]
     done = subprocess.run(  # noqa: S603 # our own command
-        [_python(environment), "-I", "-c", PREPARE],
-        input=json.dumps(commands),
+        [_python(environment), "-I", SCRIPT],
+        input=json.dumps(commands),  # secrets on a command line are for all users of a machine to see
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
