@@ -122,6 +122,9 @@ def show_status(path: Path, as_json: bool = False) -> dict[str, Any]:
     found, unmet = coverage_of(folder)
     if found is not None:
         report |= {"coverage": found.to_dicts(), "unmet_quotas": unmet}
+    audit = folder.findings() if "audit" in manifest["stages"] else None
+    if audit:
+        report["audit"] = {key: audit[key] for key in ("decision", "why")}
     if as_json:
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
     else:
@@ -130,6 +133,8 @@ def show_status(path: Path, as_json: bool = False) -> dict[str, Any]:
         display.summary(funnel, manifest, [])
         if found is not None:
             display.coverage(found, unmet)
+        if audit:
+            console.print(f"Audit by people: {audit['decision']}; {audit['why']}")
         console.print(f"Not done yet: {', '.join(missing)}" if missing else "All stages are done.")
     return report
 

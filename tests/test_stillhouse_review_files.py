@@ -101,8 +101,8 @@ def test_a_round_comes_back_and_is_accepted(run: RunFolder, tmp_path: Path) -> N
 
 
 def wrong_labels(row: dict[str, Any]) -> dict[str, Any]:
-    """Find every third classification wrong, correct all labels but one kind, and be content with the rest."""
-    if "one of:" not in row["instruction"] or row["answer"].startswith("tone") or int(row["sample_id"][1:], 16) % 3:
+    """Find every second classification wrong, correct all labels but one kind, and be content with the rest."""
+    if "one of:" not in row["instruction"] or row["answer"].startswith("tone") or int(row["sample_id"][1:], 16) % 2:
         return correct(row)
     fixed = {"negative": "Positive", "neutral": "no label", "positive": ""}[row["answer"]]
     return {
@@ -114,7 +114,7 @@ def wrong_labels(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_what_people_found_is_in_the_dataset(run: RunFolder) -> None:
-    found = answered(run, wrong_labels, "ann", "--records", 150)
+    found = answered(run, wrong_labels, "ann", "--records", 250)
     assert found["decision"] in ("rejected", "undecided")
     blocked = stillhouse("publish", run.path, "--to", run.path.parent / "no")
     assert blocked.returncode == 2
