@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from itertools import combinations, permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +130,7 @@ class Audited:
     given: dict[tuple[str, str], list[Given]]
     findings: dict[str, Any]
 
-    @property
+    @cached_property
     def records(self) -> dict[str, dict[str, Any]]:
         """The records of the first round by sample id."""
         return {
