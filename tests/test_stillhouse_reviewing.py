@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from itertools import combinations, permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +130,7 @@ class Audited:
     given: dict[tuple[str, str], list[Given]]
     findings: dict[str, Any]
 
-    @property
+    @cached_property
     def records(self) -> dict[str, dict[str, Any]]:
         """The records of the first round by sample id."""
         return {
@@ -287,7 +288,7 @@ def answer_in_page(page: "Page", number: int, correct_it: bool) -> tuple[tuple[s
 def in_page(pushed: RunFolder, people: dict[str, Account], tmp_path_factory: pytest.TempPathFactory) -> InPage:
     """What a fourth annotator does in a browser: eight records or more, one of them corrected, then a look at all."""
     folder, dialogs = tmp_path_factory.mktemp("page"), []
-    pictures = [folder / f"{name}.png" for name in ("first", "answered", "last")]
+    pictures = [folder / f"{name}.png" for name in ("first", "answered", "hostile")]
     answered: list[tuple[tuple[str, ...], Given]] = []
     others, markup = [], 0
     kept = [
@@ -312,10 +313,11 @@ def in_page(pushed: RunFolder, people: dict[str, Account], tmp_path_factory: pyt
         for number in range(1, after + 1):
             others.append(shown(page))
             markup += page.locator(", ".join(f".markdown-render {name}" for name in MARKUP)).count()
+            if "<" in others[-1][1]:
+                page.screenshot(path=pictures[2])
             if number < after:
                 page.keyboard.press("ArrowRight")
                 await_next(page, str(number))
-        page.screenshot(path=pictures[2])
     return InPage(answered, (before, after), others, markup, dialogs, pictures)
 
 
