@@ -105,14 +105,18 @@ def push_round(
 
 
 def _pending(audit: Audit) -> "Round | None":
-    """Return the last round of this generation where some of its records have no answer yet."""
-    from curation.audit.verdicts import standing
+    """Return the last round of this generation where some of its records still wait for an answer.
+
+    A discarded record waits for nobody: whoever discarded it will not be shown it again.
+    """
+    from curation.audit.verdicts import latest
 
     if not audit.rounds.current:
         return None
-    last = audit.rounds.current[-1]
-    answered = standing(audit.rounds.reviews()).select("sample_id", "version").unique()
-    open_ = audit.rounds.drawn([last]).join(answered, on=["sample_id", "version"], how="anti")
+    last, keys = audit.rounds.current[-1], ["sample_id", "version"]
+    given = latest(audit.rounds.reviews()).filter(pl.col("status") != "draft").group_by(keys).len("given")
+    wanted = audit.rounds.frame(last.number).filter("drawn")
+    open_ = wanted.join(given, on=keys, how="left").filter(pl.col("given").fill_null(0) < pl.col("answers"))
     return last if len(open_) else None
 
 
@@ -151,7 +155,7 @@ def plan_of(audit: Audit) -> "Plan":
 
 
 def records_of(audit: Audit, frame: pl.DataFrame) -> list["Record"]:
-    """Return the drawn rows of a frame as annotators are shown them: those of one instruction together."""
+    """Return the drawn rows of a frame as annotators are shown them; in files, those of one instruction together."""
     from curation.audit.records import record_of
 
     table = {name: audit.folder.scan_table(name) for name in READ}

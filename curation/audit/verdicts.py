@@ -17,10 +17,14 @@ def standing(reviews: pl.DataFrame) -> pl.DataFrame:
 
     `reviews` keeps all that was ever pulled.
     """
-    latest = reviews.sort("given_at", maintain_order=True).unique(
+    return latest(reviews).filter(pl.col("status") == "submitted", pl.col("verdict").is_in(list(VERDICTS)))
+
+
+def latest(reviews: pl.DataFrame) -> pl.DataFrame:
+    """Return the last answer of each annotator to each version of a record."""
+    return reviews.sort("given_at", maintain_order=True).unique(
         ["sample_id", "version", "annotator"], keep="last", maintain_order=True
     )
-    return latest.filter(pl.col("status") == "submitted", pl.col("verdict").is_in(list(VERDICTS)))
 
 
 def settle(answers: pl.DataFrame, arbiter: str | None = None) -> pl.DataFrame:
