@@ -142,6 +142,8 @@ def test_curating_accounts_for_every_row(tmp_path: Path) -> None:
         "perplexity",
         "ifd",
         "output_tokens",
+        "audit",
+        "corrected",
     ]
     loaded = datasets.load_dataset(str(run / "dataset"), "rejected", split="train")
     assert len(loaded) == 4
