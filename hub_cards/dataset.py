@@ -14,6 +14,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from hub_cards.facts import collect_facts
 from hub_cards.rows import Tables, audited, corrections, published_rows, split_by_text
+from stillhouse.errors import RunError
 from stillhouse.recipe import UNKNOWN
 from stillhouse.store import replace_folder
 
@@ -36,6 +37,8 @@ def write_dataset(
     """
     corrected, tables = corrections(tables), audited(tables)
     kept, rejected = published_rows(tables, UNKNOWN if recipe["imported"] else recipe["teacher"]["model"])
+    if kept.is_empty():
+        raise RunError("no row is left to publish: `stillhouse inspect RUN audit --by reason` says why")
     configs = {
         "default": split_by_text(kept, recipe["publish"]["test_share"]),
         "rejected": {"train": rejected},

@@ -22,6 +22,7 @@ def collect_facts(
 ) -> dict[str, Any]:
     """Return the facts of a run as plain data; `tables` are those of `rows.audited`."""
     found, quotas = coverage(tables), recipe["curation"]["quotas"]
+    judged = tables["audit"].filter(pl.col("annotators").is_not_null())  # the others went with their instruction
     return {
         "name": recipe["name"],
         "licence": None if recipe["publish"]["licence"] == "unknown" else recipe["publish"]["licence"],
@@ -40,7 +41,7 @@ def collect_facts(
         "coverage": found.to_dicts(),
         "quotas": {"asked": quotas, "unmet": unmet_quotas(found, [Quota.model_validate(quota) for quota in quotas])},
         "difficulty_quantiles": _quantiles(tables),
-        "audit": {**findings, "outcomes": _counts(tables["audit"], "outcome")},
+        "audit": {**findings, "outcomes": _counts(judged, "outcome")},
         "not_audited": tables["decisions"].filter("kept").join(tables["audit"], on="sample_id", how="anti").height,
         "versions": manifest.get("versions", {}),
         "tokens": {

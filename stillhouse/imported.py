@@ -70,15 +70,17 @@ def _digest(value: object) -> str:
 
 
 def kept_rows(given: pl.DataFrame, decisions: pl.DataFrame, scores: pl.DataFrame, audit: pl.DataFrame) -> pl.DataFrame:
-    """Return the kept rows as they were given, and those columns of ours whose names are not taken by theirs.
+    """Return the kept rows as they were given, those scores whose names are not taken, and what people said.
 
-    These are the scores, and what people said: `audit` (accepted, corrected or null) and `corrected`, their answer.
+    That is `stillhouse_audit` (accepted, corrected or null) and `stillhouse_corrected`, their answer.
     """
-    verdicts = audit.select("sample_id", audit=pl.col("outcome").cast(pl.String), corrected="completion")
+    outcome = pl.col("outcome").cast(pl.String)
+    verdicts = audit.select("sample_id", stillhouse_audit=outcome, stillhouse_corrected="completion")
     kept = decisions.filter("kept").select("sample_id").join(scores, on="sample_id")
-    kept = kept.join(verdicts, on="sample_id", how="left").filter(pl.col("audit").ne_missing("rejected"))
-    names = [name for name in (*SCORED, "audit", "corrected") if name not in given.columns]
-    fresh = kept.select(pl.col("sample_id").alias(ROW_ID), *names)
+    kept = kept.join(verdicts, on="sample_id", how="left")
+    kept = kept.filter(pl.col("stillhouse_audit").ne_missing("rejected"))
+    names = [name for name in SCORED if name not in given.columns]
+    fresh = kept.select(pl.col("sample_id").alias(ROW_ID), *names, "stillhouse_audit", "stillhouse_corrected")
     return given.join(fresh, on=ROW_ID, maintain_order="left")
 
 

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from rich.console import Console
 
+from stillhouse.build import fingerprints
 from stillhouse.coverage import coverage, unmet_quotas
 from stillhouse.cuts import Cut, difference, diversity_of, last_cut, make_cuts
 from stillhouse.display import Display
 from stillhouse.errors import InputError, RunError
 from stillhouse.inspection import CARDS_SHOWN, choose, counts_by, show_cards, show_counts
 from stillhouse.planning import make_plan, over_cap, totals
+from stillhouse.progress import Unseen
 from stillhouse.recipe import Curation, Imported, Recipe, TextSource, load_recipe
 from stillhouse.schemas import FAILURES, TABLES
 from stillhouse.scored import score_file, summary_of
-from stillhouse.stages import STAGES, build_of, stages_of
+from stillhouse.stages import STAGES, audit_of, build_of, stages_of
 from stillhouse.store import RunFolder, write_atomically, write_parquet
 
 if TYPE_CHECKING:
@@ -240,20 +242,20 @@ def import_instructions(path: Path, file: Path) -> dict[str, int]:
         raise InputError(f"{path} was curated from prompts and completions that existed; its instructions are not used")
     with folder.locked():
         table = put_instructions(folder, read_entries(file))
+        undo_stages(folder, "instructions")
     edited = table.filter("kept", pl.col("lineage").struct.field("edited")).height
     left_out = table.filter(pl.col("reason") == LEFT_OUT).height
     return {"kept": table.filter("kept").height, "edited": edited, "left out": left_out}
 
 
 def put_instructions(folder: RunFolder, entries: "Sequence[Entry]") -> pl.DataFrame:
-    """Put edited entries in the place of a run's instructions, whose stages have to run again; return the table."""
+    """Put edited entries in the place of a run's instructions; return the table. Their stages have to run again."""
     from pipelines.edits import apply_entries, kept_edits
 
     shown = folder.read_table("instructions")
     table = apply_entries(entries, shown, folder.read_table("perspectives"))
     write_atomically(folder.edits_path, kept_edits(entries, shown).encode())
     folder.write_table("instructions", table)
-    undo_stages(folder, "instructions")
     return table
 
 
@@ -315,9 +317,6 @@ def select_cuts(
 
 def write_cut_dataset(folder: RunFolder, cut: Cut) -> Path:
     """Write a cut as a dataset folder of its own; return it."""
-    from curation.audit.assessment import assess
-    from curation.audit.population import population_of
-    from curation.audit.rounds import Rounds
     from hub_cards.dataset import write_dataset
 
     recipe = load_recipe(folder.recipe_path)
@@ -326,9 +325,9 @@ def write_cut_dataset(folder: RunFolder, cut: Cut) -> Path:
     if cut.control_of:
         kind = cut.name.removeprefix(f"{cut.control_of}-")
         made["curation"] |= {"strategy": f"{kind}, as many as in the cut {cut.control_of}", "quotas": []}
-    tables = {**{name: folder.read_table(name) for name in TABLES if name != "decisions"}, "decisions": cut.decisions}
-    rounds = Rounds(folder.review_path)
-    findings = assess(population_of(tables, rounds.failures), rounds, recipe.review)
+    tables = {**{name: folder.read_table(name) for name in TABLES if name not in ("decisions", "audit")}}
+    tables["decisions"] = cut.decisions
+    tables["audit"], findings, _ = audit_of(build_of(recipe, folder, Unseen()), cut.decisions)
     target = folder.cut_path(cut.name) / "dataset"
     write_dataset(target, tables, folder.manifest(), made, findings)
     return target
@@ -351,6 +350,9 @@ def publish_run(path: Path, to: Path, waiver: str | None = None) -> Path:
         )
     if to.exists():
         raise InputError(f"{to} exists; give another folder")
+    audited = folder.manifest()["stages"]["audit"]["input"]
+    if audited != fingerprints(stages_of(recipe), recipe, folder)["audit"]["input"]:
+        raise InputError(f"{path} has verdicts that its dataset does not know; `stillhouse review apply {path}` first")
     findings = folder.findings()
     if findings["decision"] != "accepted" and not (waiver and waiver.strip()):
         raise RunError(

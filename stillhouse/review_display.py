@@ -65,7 +65,7 @@ def show_findings(console: Console, findings: dict[str, Any]) -> None:
     """Show the decision, the error rate per stratum, what was thrown away wrongly, and agreement."""
     console.print(
         f"\n{findings['answered']:,} of {findings['records']:,} records answered, {findings['annotators']} annotators; "
-        f"{findings['unclear']} unclear, {findings['conflict']} tied"
+        f"{findings['unclear']} unclear, {findings['conflict']} tied, {findings['waiting']:,} still wait"
     )
     if findings["not_counted"]:
         console.print(

@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import polars as pl
 from rich.console import Console
 
 from stillhouse.display import Display
-from stillhouse.errors import InputError, RunError
+from stillhouse.errors import InputError
 from stillhouse.job import opened, put_instructions, quiet_libraries, undo_stages, write_kept
 from stillhouse.recipe import Recipe, Review, from_options, load_recipe
 from stillhouse.review_display import show_findings, show_plan
@@ -90,68 +89,81 @@ def push_round(
     with opened(path).locked():
         audit = audit_of(path, changes)
         pending = None if another else _pending(audit)
+        if pending:
+            display.warn(
+                f"round {pending.number} is still open; it is sent again as it was drawn. --next draws another"
+            )
         if pending is None or plan_only:
             plan = plan_of(audit)
             show_plan(display.console, plan, audit.settings, len(audit.rounds.all) + 1)
         if plan_only:
-            display.next_command(f"stillhouse review push {path}")
+            given = "".join(f" --{name} {value}" for name, value in changes.items())
+            display.next_command(f"stillhouse review push {path}{given}{' --next' * bool(another)}")
             return
         server = None if to else _server(audit.settings)
-        made = pending or audit.rounds.add(plan.frame, records_of(audit, plan.frame), audit.settings)
+        made = pending or _add_round(audit, plan)
         if to:
             _write_file(audit, made, to, display)
         elif server:
             _send(audit, made, server, display)
 
 
-def _pending(audit: Audit) -> "Round | None":
-    """Return the last round of this generation where some of its records still wait for an answer.
+def _add_round(audit: Audit, plan: "Plan") -> "Round":
+    made = audit.rounds.add(plan.frame, records_of(audit, plan.frame), audit.settings)
+    undo_stages(audit.folder, "audit")  # findings are other ones with records that wait
+    return made
 
-    A discarded record waits for nobody: whoever discarded it will not be shown it again.
-    """
-    from curation.audit.verdicts import latest
+
+def _pending(audit: Audit) -> "Round | None":
+    """Return the last round of this generation where some of its records still wait for an answer."""
+    from curation.audit.rounds import KEYS
 
     if not audit.rounds.current:
         return None
-    last, keys = audit.rounds.current[-1], ["sample_id", "version"]
-    given = latest(audit.rounds.reviews()).filter(pl.col("status") != "draft").group_by(keys).len("given")
-    wanted = audit.rounds.frame(last.number).filter("drawn")
-    open_ = wanted.join(given, on=keys, how="left").filter(pl.col("given").fill_null(0) < pl.col("answers"))
-    return last if len(open_) else None
+    last = audit.rounds.current[-1]
+    return last if len(audit.rounds.drawn([last]).join(audit.rounds.waiting(), on=KEYS, how="semi")) else None
 
 
 def plan_of(audit: Audit) -> "Plan":
     """Draw the next round: of kept rows, and of those that filters dropped. Raises InputError where none is left."""
-    from curation.audit.assessment import BEFORE, KEYS, placed
+    from curation.audit.assessment import BEFORE, placed
     from curation.audit.plan import DROPPED, KEPT, draw_dropped, draw_kept, joined, records_needed
     from curation.audit.strata import stratify
-    from curation.audit.verdicts import SETTLED
 
-    settings, population, seed = audit.settings, audit.population, audit.recipe.seed
-    settlement = audit.rounds.settlement(settings.arbiter)
-    settled = settlement.filter(pl.col("verdict").is_in(SETTLED)).select(*KEYS, settled=pl.lit(value=True))
-    rows = population.join(settled, on=KEYS, how="left", maintain_order="left").with_columns(
-        pl.col("settled").fill_null(value=False)
-    )
-    kept = placed(rows.filter(pl.col("population") == KEPT), audit.rounds, settlement)
+    settings, seed, current = audit.settings, audit.recipe.seed, audit.rounds.current
+    rows = _with_taken(audit)
+    kept = placed(rows.filter(pl.col("population") == KEPT), audit.rounds, audit.rounds.settlement(settings.arbiter))
     kept = kept.filter(pl.col("stratum") != BEFORE)
-    found = audit.findings["error_rate"]["rate"] if audit.rounds.current else None
-    expected = max(settings.expected, found or 0.0)
-    if kept.filter(~pl.col("settled")).is_empty():
-        raise InputError("every kept row has a verdict already; there is nothing left to ask")
+    if kept.is_empty():
+        raise InputError(f"{audit.folder.path} keeps no rows that could be asked about")
+    if kept["settled"].all():
+        raise InputError("every kept row has a verdict, or was asked about; there is nothing left to ask")
+    expected = max(settings.expected, (audit.findings["error_rate"]["rate"] or 0.0) if current else 0.0)
     if expected >= settings.bar and settings.records is None:
         raise InputError(
             f"the error rate found, {expected:.1%}, is not below the bar of {settings.bar:.1%}: more records would not "
             "make it pass. `stillhouse review apply` mends what was found; --records asks for more all the same"
         )
-    if not audit.rounds.current:
+    if not current:
         fewest = settings.records or records_needed(settings, expected, len(kept))
         kept = kept.with_columns(stratify(kept, audit.folder.read_table("perspectives"), settings, fewest, seed))
     plan = draw_kept(kept, settings, expected, seed)
     dropped = rows.filter(pl.col("population") == DROPPED).with_columns(stratum=pl.col("stage"))
-    if not audit.rounds.current:
-        return joined(plan, draw_dropped(dropped, settings, seed))
-    return plan
+    return plan if current else joined(plan, draw_dropped(dropped, settings, seed))
+
+
+def _with_taken(audit: Audit) -> pl.DataFrame:
+    """Return the population with `settled`: a verdict, or asked about in this generation; ties may be asked again."""
+    from curation.audit.rounds import KEYS
+    from curation.audit.verdicts import CONFLICT, SETTLED
+
+    settlement = audit.rounds.settlement(audit.settings.arbiter)
+    done = settlement.filter(pl.col("verdict").is_in(SETTLED)).select(KEYS)
+    ties = settlement.filter(pl.col("verdict") == CONFLICT).select(KEYS)
+    asked = audit.rounds.drawn(audit.rounds.current).select(KEYS).join(ties, on=KEYS, how="anti")
+    taken = pl.concat([done, asked]).unique().with_columns(settled=pl.lit(value=True))
+    rows = audit.population.join(taken, on=KEYS, how="left", maintain_order="left")
+    return rows.with_columns(pl.col("settled").fill_null(value=False))
 
 
 def records_of(audit: Audit, frame: pl.DataFrame) -> list["Record"]:
@@ -234,7 +246,7 @@ def pull_answers(
         audit = audit_of(path)
         if not audit.rounds.all:
             raise InputError(f"no round of {path} was drawn yet; `stillhouse review push {path}` draws one")
-        fresh = _from_files(audit, files, annotator) if files else _from_argilla(audit, display)
+        fresh = _from_files(audit, files, annotator, display) if files else _from_argilla(audit, display)
     display.console.print(f"{fresh:,} new or changed answers")
     return show_review(path, as_json)
 
@@ -263,24 +275,27 @@ def _from_argilla(audit: Audit, display: Display) -> int:
 
 def _keep(audit: Audit, made: "Round", answers: Sequence["Answer"], source: str) -> int:
     """Put answers down; findings that do not know the new ones among them are no longer valid."""
-    fresh = audit.rounds.keep(made, answers, source)
-    if fresh:
+    fresh = audit.rounds.fresh(made, answers, source)
+    if len(fresh):
         undo_stages(audit.folder, "audit")
-    return fresh
+        audit.rounds.keep(fresh)
+    return len(fresh)
 
 
-def _from_files(audit: Audit, files: Sequence[Path], annotator: str | None) -> int:
+def _from_files(audit: Audit, files: Sequence[Path], annotator: str | None, display: Display) -> int:
     from curation.audit.handouts import read_answers
 
     records = {made.number: audit.rounds.records(made) for made in audit.rounds.all}
     everything = [record for made in audit.rounds.all for record in records[made.number]]
     fresh = 0
     for file in files:
-        answers = read_answers(file, everything, annotator, datetime.now(UTC))
+        answers = read_answers(file, everything, annotator)
         for made in audit.rounds.all:
             mine = {(record.sample_id, record.version) for record in records[made.number]}
             part = [answer for answer in answers if (answer.sample_id, answer.version) in mine]
             fresh += _keep(audit, made, part, file.name)
+        for problem in filter(None, (answer.problem for answer in answers)):
+            display.warn(problem)
     return fresh
 
 
@@ -301,10 +316,10 @@ def _next(audit: Audit, findings: dict[str, Any]) -> list[str]:
     path = audit.folder.path
     if not audit.rounds.current:
         return [f"stillhouse review push {path}"]
+    if findings["failing"]:
+        return [f"stillhouse review apply {path}", f"stillhouse review push {path}"]
     if findings["decision"] == "accepted":
         return [f"stillhouse review apply {path}", f"stillhouse publish {path} --to FOLDER"]
-    if findings["failing"]:
-        return [f"stillhouse review apply {path}"]
     return [f"stillhouse review pull {path}"] if _pending(audit) else [f"stillhouse review push {path}"]
 
 
@@ -318,13 +333,13 @@ def apply_findings(path: Path) -> dict[str, int]:
     folder = opened(path)
     with folder.locked():
         audit = audit_of(path)
-        failures = _failures(audit)
-        if failures:
-            audit.rounds.fail(failures)
-            undo_stages(folder, "audit")
+        failures = _failures(audit, display)
         again = {failure.instruction_id for failure in failures if failure.action == "requeue"}
         if again:
             _requeue(audit, again)
+        if failures:  # put down before stages are undone: a kill in between leaves something to go on from
+            audit.rounds.fail(failures)
+            undo_stages(folder, "instructions" if again else "audit")
     for failure in failures:
         display.warn(f"{failure.action}: instruction {failure.instruction_id}: {failure.reason}")
     if again:
@@ -339,7 +354,7 @@ def apply_findings(path: Path) -> dict[str, int]:
     return counts
 
 
-def _failures(audit: Audit) -> list["Failure"]:
+def _failures(audit: Audit, display: Display) -> list["Failure"]:
     """Return what failed in this generation. An instruction without corrections to learn from cannot be re-queued."""
     from curation.audit.plan import KEPT
     from curation.audit.rounds import Failure
@@ -348,11 +363,13 @@ def _failures(audit: Audit) -> list["Failure"]:
     found: dict[str, Failure] = {}
     for entry in audit.findings["failing"] if audit.rounds.current else []:
         key = entry["instruction_id"]
-        action = "requeue" if audit.settings.failing == "requeue" and key in taught else "drop"
+        asks = audit.settings.failing == "requeue" and not audit.recipe.imported
+        action = "requeue" if asks and key in taught else "drop"
         reason = f"{entry['wrong']} of {entry['settled']} wrong in the failing stratum {entry['stratum']}"
         found.setdefault(key, Failure(key, audit.rounds.generation, action, reason))
     if found and set(found) >= set(audit.population.filter(pl.col("population") == KEPT)["instruction_id"]):
-        raise RunError("every instruction fails, so nothing would be left: the data as a whole is not good enough")
+        display.warn("every instruction fails, so none is dropped: the data as a whole is not good enough")
+        return []
     return list(found.values())
 
 

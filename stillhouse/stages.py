@@ -6,7 +6,7 @@ responses and go through IMPORT_STAGES.
 
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -148,20 +148,27 @@ def _decisions(build: Build) -> Counts:
 
 
 def _audit(build: Build) -> Counts:
+    table, findings, counts = audit_of(build, build.table("decisions"))
+    build.folder.write_table("audit", table)
+    write_atomically(build.folder.findings_path, json.dumps(findings, indent=2).encode())
+    return counts
+
+
+def audit_of(build: Build, decisions: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, Any], Counts]:
+    """Return what people's verdicts make of the samples that `decisions` keep, the findings, and the counts."""
     from curation.audit.assessment import assess
     from curation.audit.outcome import audit_table, judged_samples
     from curation.audit.population import kept_and_judged, population_of
     from curation.audit.rounds import Rounds
 
-    folder, settings = build.folder, build.recipe.review
-    tables = {name: folder.scan_table(name) for name in ("texts", "instructions", "responses", "decisions")}
-    rounds = Rounds(folder.review_path)
+    folder, settings, rounds = build.folder, build.recipe.review, Rounds(build.folder.review_path)
+    tables = {name: folder.scan_table(name) for name in ("texts", "instructions", "responses")}
+    tables["decisions"] = decisions.lazy()
     findings = assess(population_of(tables, rounds.failures), rounds, settings)
     samples = judged_samples(kept_and_judged(population_of(tables, []), rounds, settings), tables)
-    table, counts = audit_table(samples, rounds.settlement(settings.arbiter), rounds.failures, _scorer(build))
-    folder.write_table("audit", table)
-    write_atomically(folder.findings_path, json.dumps(findings, indent=2).encode())
-    return counts
+    settlement = rounds.settlement(settings.arbiter)
+    table, counts = audit_table(samples, settlement, rounds.failures, _scorer(build))
+    return table, findings, counts
 
 
 def _scorer(build: Build) -> Callable[[Sequence[tuple[str, str]]], "list[Score]"]:

@@ -35,8 +35,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
     """Write a Parquet file whole or not at all."""
-    with replacing(path) as temporary:
-        frame.write_parquet(temporary)
+    try:
+        with replacing(path) as temporary:
+            frame.write_parquet(temporary)
+    except pl.exceptions.PolarsError as error:
+        cause = str(error).partition("\n")[0]
+        raise RunError(f"{path} cannot be written ({cause}); what was there stays. Is the disk full?") from error
 
 
 def replace_folder(new: Path, old: Path) -> None:
@@ -146,7 +150,11 @@ class RunFolder:
 
     def findings(self) -> dict[str, Any]:
         """Return what the audit found."""
-        found: dict[str, Any] = json.loads(self.findings_path.read_text(encoding="utf-8"))
+        try:
+            found: dict[str, Any] = json.loads(self.findings_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            remedy = f"`stillhouse review apply {self.path}` makes it"
+            raise InputError(f"{self.findings_path} is not there, or damaged ({error}); {remedy}") from error
         return found
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:

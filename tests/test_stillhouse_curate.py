@@ -142,8 +142,8 @@ def test_curating_accounts_for_every_row(tmp_path: Path) -> None:
         "perplexity",
         "ifd",
         "output_tokens",
-        "audit",
-        "corrected",
+        "stillhouse_audit",
+        "stillhouse_corrected",
     ]
     loaded = datasets.load_dataset(str(run / "dataset"), "rejected", split="train")
     assert len(loaded) == 4

@@ -1,6 +1,8 @@
 """An audit without a server: rounds go out and come back as files, what was found is applied, publishing waits."""
 
 import json
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,6 +169,109 @@ def test_what_people_found_is_in_the_dataset(run: RunFolder) -> None:
     assert facts["funnel"]["kept"] == len(published) == sum(cell["kept"] for cell in facts["coverage"])
 
 
+def test_a_round_is_not_decided_before_it_is_answered(run: RunFolder) -> None:
+    """Records of a file follow their instructions: those that are answered first are not a random part of them."""
+
+    def first_ones(row: dict[str, Any]) -> dict[str, Any]:
+        return correct(row) if "humour" in row["instruction"] or "intensity" in row["instruction"] else {}
+
+    found = answered(run, first_ones, "ann", "--records", 300)
+    assert found["waiting"] > 100
+    assert (found["decision"], "still wait for an answer" in found["why"]) == ("undecided", True)
+
+
+def test_a_correction_that_is_the_same_answer_is_none(run: RunFolder) -> None:
+    def judge(row: dict[str, Any]) -> dict[str, Any]:
+        again = {"verdict": "wrong", "corrected answer": str(row["answer"]).upper()}
+        return (
+            again
+            if "one of: negative" in row["instruction"] and row["answer"] in ("negative", "neutral")
+            else correct(row)
+        )
+
+    answered(run, judge, "ann", "--records", 150)
+    review("apply", run)
+    audit = run.read_table("audit")
+    assert audit.filter(pl.col("outcome") == "corrected").is_empty()
+    same = audit.filter(pl.col("reason").str.contains("their correction is the same answer"))
+    assert len(same) > 3
+    assert set(same["outcome"]) == {"rejected"}
+
+
+def test_where_every_instruction_fails_none_is_dropped(run: RunFolder) -> None:
+    answered(run, lambda row: {"verdict": "wrong"}, "ann", "--records", 400)
+    assert "every instruction fails" in " ".join(review("apply", run).split())
+    assert _failures(run) == []
+    status = json.loads(review("status", run, "--json"))
+    assert status["decision"] == "rejected"
+    assert run.read_table("audit")["outcome"].unique().to_list() == ["rejected"]
+
+
+def test_verdicts_that_are_not_applied_hold_publishing_up(run: RunFolder, tmp_path: Path) -> None:
+    answered(run, correct)
+    review("apply", run)
+    review("push", run, "--to", tmp_path / "more.csv", "--records", 20)
+    assert "not done yet: audit" in stillhouse("publish", run.path, "--to", tmp_path / "published").stderr
+    review("apply", run)
+    waiting = stillhouse("publish", run.path, "--to", tmp_path / "published")
+    assert (waiting.returncode, "20 records still wait" in " ".join(waiting.stderr.split())) == (1, True)
+    # A crash in between leaves verdicts on disk, and the manifest as it was.
+    manifest = run.manifest()
+    file = tmp_path / "more.csv"
+    rows = [{**row, **correct(row), "annotator": "ben"} for row in pl.read_csv(file, infer_schema_length=0).to_dicts()]
+    pl.DataFrame(rows).write_csv(file)
+    review("pull", run, "--from", file)
+    run.write_manifest(manifest)
+    stale = stillhouse("publish", run.path, "--to", tmp_path / "published")
+    assert (stale.returncode, "verdicts that its dataset does not know" in " ".join(stale.stderr.split())) == (2, True)
+
+
+def test_a_cut_follows_the_verdicts_too(run: RunFolder) -> None:
+    def judge(row: dict[str, Any]) -> dict[str, Any]:
+        return (
+            {"verdict": "wrong"}
+            if "whole number" in row["instruction"] and "plot" in row["instruction"]
+            else correct(row)
+        )
+
+    answered(run, judge, "ann", "--records", 400)
+    review("apply", run)
+    done = stillhouse("select", run.path, "--rate", 1, "--name", "whole", "--dataset")
+    assert done.returncode == 0, done.stderr
+    folder = run.cut_path("whole") / "dataset"
+    published = pl.read_parquet(folder / "default" / "*.parquet")
+    failed = [failure["instruction_id"] for failure in _failures(run)]
+    assert failed
+    assert not set(published["instruction_id"]) & set(failed)
+    rejected = pl.read_parquet(folder / "rejected" / "*.parquet")
+    assert set(rejected.filter(pl.col("rejected_by") == "audit")["instruction_id"]) == set(failed)
+
+
+@pytest.mark.parametrize("name", ["rounds.json", "reviews.parquet", "round-1.parquet", "round-1.json", "failures.json"])
+@pytest.mark.parametrize("content", [b"", b'[{"a": 1}]', None])
+def test_a_damaged_audit_is_said_and_not_overwritten(
+    run: RunFolder, tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    review("push", run, "--to", tmp_path / "a.csv", "--records", 20)
+    rows = [
+        {**row, **correct(row), "annotator": "ann"}
+        for row in pl.read_csv(tmp_path / "a.csv", infer_schema_length=0).to_dicts()
+    ]
+    pl.DataFrame(rows).write_csv(tmp_path / "b.csv")
+    review("pull", run, "--from", tmp_path / "b.csv")
+    path = run.review_path / name
+    before = path.read_bytes() if path.exists() else b""
+    path.unlink(missing_ok=True)
+    if content is not None:
+        path.write_bytes(content)
+    elif name in ("reviews.parquet", "failures.json"):
+        return  # nothing tells that there were some
+    told = " ".join(review("pull", run, "--from", tmp_path / "b.csv", code=2).split())
+    assert "put back a copy" in told
+    path.write_bytes(before) if before else path.unlink()
+    assert "0 new or changed answers" in review("pull", run, "--from", tmp_path / "b.csv")
+
+
 def _failures(run: RunFolder) -> list[dict[str, Any]]:
     path = run.review_path / "failures.json"
     return list(json.loads(path.read_text())) if path.exists() else []
@@ -253,14 +358,20 @@ def test_answers_are_added_and_never_overwritten(run: RunFolder) -> None:
     file = next(run.path.parent.glob("*.csv"))
     assert "0 new or changed answers" in review("pull", run, "--from", file)
     assert reviews_of(run).equals(first)
+    old = file.with_name("old.csv")
+    shutil.copy2(file, old)
     rows = pl.read_csv(file, infer_schema_length=0).to_dicts()
     rows[0]["verdict"] = "wrong"
+    time.sleep(0.05)
     pl.DataFrame(rows).write_csv(file)
     assert "1 new or changed answers" in review("pull", run, "--from", file)
     second = reviews_of(run)
     assert second.head(len(first)).equals(first)
     assert second.tail(1)["verdict"].to_list() == ["wrong"]
-    assert json.loads(review("status", run, "--json"))["error_rate"]["wrong"] <= 1
+    wrong = json.loads(review("status", run, "--json"))["found_wrong"]
+    assert wrong == 1
+    review("pull", run, "--from", old)  # what was saved before does not go before what was saved later
+    assert json.loads(review("status", run, "--json"))["found_wrong"] == wrong
 
 
 def test_a_round_that_is_not_answered_is_sent_again_and_not_drawn_anew(run: RunFolder, tmp_path: Path) -> None:

@@ -7,13 +7,12 @@ import polars as pl
 
 from curation.audit.intervals import Interval, simple_interval, stratified_interval
 from curation.audit.plan import DROPPED, KEPT
-from curation.audit.rounds import Rounds
+from curation.audit.rounds import KEYS, Rounds
 from curation.audit.verdicts import CONFLICT, SETTLED, agreement, settle, standing
 from stillhouse.recipe import Review
 
-NOT_PLANNED = "came in after the sample was drawn"
+LATER = "came in after round {}"
 BEFORE = "settled in an earlier generation"
-KEYS = ["sample_id", "version"]
 
 
 def assess(population: pl.DataFrame, rounds: Rounds, settings: Review) -> dict[str, Any]:
@@ -30,18 +29,23 @@ def assess(population: pl.DataFrame, rounds: Rounds, settings: Review) -> dict[s
     left = stratified_interval(strata, settings.confidence, mended=True)
     drawn = rounds.drawn(rounds.all).unique(KEYS)
     answered = drawn.join(settlement, on=KEYS)
+    waiting = rounds.waiting().join(kept, on=KEYS, how="semi").height
     return {
         "rounds": [asdict(made) for made in rounds.all],
         "records": len(drawn),
         "answered": len(answered),
+        "waiting": waiting,
+        "found_wrong": int((answered["verdict"] == "wrong").sum()),
+        "failures": [asdict(failure) for failure in rounds.failures],
         **{name: int((answered["verdict"] == name).sum()) for name in ("unclear", CONFLICT)},
         "annotators": answers["annotator"].n_unique(),
         "not_counted": int(rounds.reviews()["problem"].is_not_null().sum()),
         "bar": settings.bar,
         "confidence": settings.confidence,
+        "arbiter": settings.arbiter,
         "error_rate": asdict(stratified_interval(strata, settings.confidence)),
         "published": {name: getattr(left, name) for name in ("rate", "low", "high")},
-        **_decision(left, rounds, settings),
+        **_decision(left, waiting, rounds, settings),
         "strata": [_told(row, settings) for row in strata.iter_rows(named=True)],
         "dropped": _dropped(population, settlement, settings),
         "agreement": _agreement(answers, rounds),
@@ -66,7 +70,8 @@ def placed(kept: pl.DataFrame, rounds: Rounds, settlement: pl.DataFrame) -> pl.D
         now, on=KEYS, how="left", maintain_order="left"
     )
     earlier = pl.col("verdict").is_in(SETTLED) & pl.col("now").is_null()
-    place = pl.when(earlier).then(pl.lit(BEFORE)).otherwise(pl.coalesce("stratum", pl.lit(NOT_PLANNED)))
+    later = LATER.format(rounds.current[-1].number if rounds.current else 0)
+    place = pl.when(earlier).then(pl.lit(BEFORE)).otherwise(pl.coalesce("stratum", pl.lit(later)))
     rows = rows.with_columns(place.alias("stratum")).drop("now")
     # What was wrong in an earlier generation is corrected or out: it says nothing of the rows that are left.
     return rows.filter(~((pl.col("stratum") == BEFORE) & (pl.col("verdict") == "wrong")))
@@ -78,7 +83,7 @@ def _strata(kept: pl.DataFrame) -> pl.DataFrame:
         pl.len().alias("rows"),
         pl.col("verdict").is_in(SETTLED).sum().alias("settled"),
         (pl.col("verdict") == "wrong").sum().alias("wrong"),
-    ).sort(pl.col("stratum").is_in([BEFORE, NOT_PLANNED]), "stratum")  # fmt: skip
+    ).sort(pl.col("stratum") == BEFORE, "stratum")  # fmt: skip
 
 
 def _told(row: dict[str, Any], settings: Review) -> dict[str, Any]:
@@ -86,7 +91,7 @@ def _told(row: dict[str, Any], settings: Review) -> dict[str, Any]:
     return {"stratum": row["stratum"], **asdict(found)}
 
 
-def _decision(left: Interval, rounds: Rounds, settings: Review) -> dict[str, str]:
+def _decision(left: Interval, waiting: int, rounds: Rounds, settings: Review) -> dict[str, str]:
     """Return `decision` (accepted, rejected, undecided, not audited) and `why`, a sentence."""
     if not rounds.all:
         return {"decision": "not audited", "why": "no sample was drawn yet"}
@@ -96,6 +101,9 @@ def _decision(left: Interval, rounds: Rounds, settings: Review) -> dict[str, str
             "why": "instructions failed and were taken out; a new round has to confirm the rest",
         }
     bounds = f"between {left.low:.1%} and {left.high:.1%} of the rows are wrong ({settings.confidence:.0%} interval)"
+    if waiting:
+        # Those that answered first may be of other kinds than those that wait, and who peeks until it fits is fooled.
+        return {"decision": "undecided", "why": f"{waiting:,} records still wait for an answer; so far {bounds}"}
     if left.high <= settings.bar:
         return {"decision": "accepted", "why": f"{bounds}, not above the bar of {settings.bar:.1%}"}
     if left.low > settings.bar:

@@ -1,7 +1,7 @@
 """Files an annotator works on without a server: a spreadsheet to fill in, or a page that gives its answers back."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from curation.audit.page import read_page_answers, write_page
@@ -29,10 +29,13 @@ def write_review_file(path: Path, records: Sequence[Record], title: str, round_n
     WRITERS[path.suffix.lower()](path, records, title, round_number)
 
 
-def read_answers(path: Path, records: Sequence[Record], annotator: str | None, now: datetime) -> list[Answer]:
+def read_answers(
+    path: Path, records: Sequence[Record], annotator: str | None, saved: datetime | None = None
+) -> list[Answer]:
     """Return the answers of a filled spreadsheet or of a page's download.
 
-    `annotator` answered where the file does not say who did; `now` is when a spreadsheet's answers count as given.
+    `annotator` answered where the file does not say who did. Answers of a spreadsheet count as given when it was
+    `saved`, by the file's own time unless given, so that an old copy does not go before a newer one.
     A value that is no answer to its question does not stop the others: its answer says so in `problem`.
     Raises InputError where the file cannot be read or is of another round.
     """
@@ -41,4 +44,5 @@ def read_answers(path: Path, records: Sequence[Record], annotator: str | None, n
         raise InputError(f"{path} is of no known kind{hint}; readable: {', '.join(READERS)}")
     if not path.is_file():
         raise InputError(f"{path} does not exist")
-    return READERS[path.suffix.lower()](path, records, annotator, now)
+    saved_at = saved or datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return READERS[path.suffix.lower()](path, records, annotator, saved_at)

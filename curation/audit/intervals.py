@@ -40,31 +40,40 @@ def stratified_interval(strata: pl.DataFrame, confidence: float, mended: bool = 
     verdict nothing is known, so they count as without error in the lower bound and as all wrong in the upper one.
     """
     rows, settled, wrong = (strata[name].to_numpy().astype(float) for name in ("rows", "settled", "wrong"))
-    weights = (rows - settled if mended else rows) / max(rows.sum(), 1.0)
+    figures = (int(rows.sum()), int(settled.sum()), int(wrong.sum()))
     known, certain = settled > 0, settled == rows
     sampled = known & ~certain
-    figures = (int(rows.sum()), int(settled.sum()), int(wrong.sum()))
     if not known.any():
         return Interval(None, 0.0, 1.0, *figures)
+    records = settled
+    weights = rows / max(rows.sum(), 1.0)
+    if mended:
+        # Wrong rows may be left out, and what is not judged is predicted, which varies more than a mean does.
+        weights = (rows - settled) / max(rows.sum() - wrong.sum(), 1.0)
+        records = settled * (1 - settled / np.maximum(rows, 1.0))
     rates = np.divide(wrong, settled, out=np.zeros_like(wrong), where=known)
     low = high = float(weights[certain] @ rates[certain])
     if sampled.any():
         share = float(weights[sampled].sum())
-        mean, size = _effective(weights[sampled] / share, settled[sampled], rates[sampled])
+        mean, size = _effective(weights[sampled] / share, records[sampled], settled[sampled], rates[sampled])
         bounds = clopper_pearson(mean, size, confidence)
         low, high = low + share * bounds[0], high + share * bounds[1]
     found, told = float(weights[known] @ rates[known]), float(weights[known].sum())
     rate = found / told * float(weights.sum()) if told else 0.0
-    return Interval(rate, low, min(1.0, high + float(weights[~known].sum())), *figures)
+    return Interval(min(1.0, rate), low, min(1.0, high + float(weights[~known].sum())), *figures)
 
 
 def _effective(
-    weights: npt.NDArray[np.float64], settled: npt.NDArray[np.float64], rates: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float64],
+    records: npt.NDArray[np.float64],
+    settled: npt.NDArray[np.float64],
+    rates: npt.NDArray[np.float64],
 ) -> tuple[float, float]:
     """Return the weighted mean of rates, and the size of a simple random sample that tells as much of it."""
     mean = float(weights @ rates)
-    least, most = float((settled / weights).min()), effective_size(weights, settled, np.ones(len(settled)))
-    variance = float(weights**2 @ (rates * (1 - rates) / np.maximum(settled - 1, 1)))
+    least, most = float((records / weights).min()), effective_size(weights, records, np.ones(len(records)))
+    spread = rates * (1 - rates) * settled / np.maximum(settled - 1, 1)
+    variance = float(weights**2 @ (spread / records))
     return mean, float(np.clip(mean * (1 - mean) / variance + 1, least, most)) if variance > 0 else most
 
 

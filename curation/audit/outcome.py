@@ -1,14 +1,12 @@
 """The `audit` table: what becomes of each kept sample that people judged, and of those of instructions that failed."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import polars as pl
 
-from curation.audit.assessment import KEYS
-from curation.audit.rounds import Failure
+from curation.audit.rounds import KEYS, Failure
 from curation.audit.verdicts import SETTLED
 from curation.difficulty import Score
 from stillhouse.recipe import UNKNOWN
@@ -73,6 +71,8 @@ def _outcome(sample: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
     answer, spans, fault = corrected_answer(sample, verdict["correction"])
     if fault:
         return _rejected(sample, f"people found it {faults}; their correction is not valid: {fault}")
+    if answer == sample["output"]:
+        return _rejected(sample, f"people found it {faults}; their correction is the same answer")
     spans_ = [{"start": start, "end": end} for start, end in spans]
     return {
         "sample_id": sample["sample_id"],
@@ -90,12 +90,19 @@ def corrected_answer(sample: dict[str, Any], correction: str) -> tuple[str, list
         return correction, [], None  # of imported data no task is known
     try:
         value = unrender(task, correction.strip())
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return correction, [], "not JSON"
     labels = {label.casefold(): label for label in task.labels}
     value = labels.get(value.casefold(), value) if isinstance(value, str) else value
     fault = task.fault(value, sample["text"])
+    if fault is None and not _is_writable(render(value)):
+        fault = "half a character"
     return (correction, [], fault) if fault else (render(value), task.spans(value, sample["text"]), None)
+
+
+def _is_writable(text: str) -> bool:
+    """Say whether a text can be stored: JSON can spell half a character, which cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8") == text
 
 
 def _rejected(sample: dict[str, Any], reason: str) -> dict[str, Any]:

@@ -1,21 +1,23 @@
 """The audit of a run on disk: rounds with their frames and records, answers as pulled, instructions that failed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
 from curation.audit.records import Answer, Record, record_from
-from curation.audit.verdicts import settle, standing
+from curation.audit.verdicts import latest, settle, standing
 from stillhouse.errors import InputError
 from stillhouse.recipe import Review
 from stillhouse.schemas import FRAME, REVIEWS, conform, table_of
 from stillhouse.store import write_atomically, write_parquet
 
+Entry = TypeVar("Entry")
+KEYS = ["sample_id", "version"]
 ANSWER = ["verdict", "faults", "rating", "correction", "comment", "status", "problem"]
 WHOSE = ["round", "sample_id", "version", "annotator", "source"]
 
@@ -32,6 +34,7 @@ class Round:
     made_at: str
     bar: float
     confidence: float
+    arbiter: str | None
     records: int
 
 
@@ -51,8 +54,12 @@ class Rounds:
     def __init__(self, path: Path) -> None:
         """Point at the folder; nothing is created before something is written."""
         self._path = path
-        self.all = [Round(**entry) for entry in self._read("rounds.json")]
-        self.failures = [Failure(**entry) for entry in self._read("failures.json")]
+        self.all = self._read("rounds.json", Round)
+        self.failures = self._read("failures.json", Failure)
+        if len(self.all) < len(list(path.glob("round-*.parquet"))):
+            raise InputError(
+                f"{path / 'rounds.json'} does not know all rounds that lie beside it; put back a copy of it"
+            )
 
     @property
     def generation(self) -> int:
@@ -66,7 +73,7 @@ class Rounds:
 
     def frame(self, number: int) -> pl.DataFrame:
         """Return the sampling frame of a round."""
-        return conform(pl.read_parquet(self._frame_path(number), glob=False), FRAME, f"round {number}")
+        return self._parquet(self._frame_path(number), FRAME)
 
     def drawn(self, rounds: Sequence[Round]) -> pl.DataFrame:
         """Return the records of rounds: sample_id, version and round."""
@@ -76,7 +83,10 @@ class Rounds:
 
     def records(self, made: Round) -> list[Record]:
         """Return the records of a round as annotators were shown them."""
-        return [record_from(entry) for entry in self._read(f"round-{made.number}.json")]
+        name = f"round-{made.number}.json"
+        if not (self._path / name).exists():
+            raise InputError(f"{self._path / name} is gone; put back a copy of it, verdicts depend on it")
+        return self._read(name, record_from)
 
     def add(self, frame: pl.DataFrame, records: Sequence[Record], settings: Review) -> Round:
         """Put a round down, before anything of it is sent."""
@@ -86,6 +96,7 @@ class Rounds:
             datetime.now(UTC).isoformat(timespec="seconds"),
             settings.bar,
             settings.confidence,
+            settings.arbiter,
             len(records),
         )
         self._path.mkdir(exist_ok=True)
@@ -103,41 +114,61 @@ class Rounds:
     def reviews(self) -> pl.DataFrame:
         """Return every answer that was pulled (schema REVIEWS), in the order of pulling."""
         path = self._path / "reviews.parquet"
-        return (
-            conform(pl.read_parquet(path, glob=False), REVIEWS, "reviews")
-            if path.exists()
-            else table_of([], REVIEWS, "reviews")
+        return self._parquet(path, REVIEWS) if path.exists() else table_of([], REVIEWS, "reviews")
+
+    def waiting(self) -> pl.DataFrame:
+        """Return the records of this generation that have fewer answers than were asked for: sample_id, version.
+
+        A discarded record waits for nobody: whoever discarded it is not shown it again.
+        """
+        given = latest(self.reviews()).filter(pl.col("status") != "draft").group_by(KEYS).len("given")
+        frames = [self.frame(made.number).filter("drawn").select(*KEYS, "answers") for made in self.current]
+        wanted = (
+            pl.concat([FRAME.to_frame().select(*KEYS, "answers"), *frames]).group_by(KEYS).agg(pl.col("answers").max())
         )
+        waits = pl.col("given").fill_null(0) < pl.col("answers")
+        return wanted.join(given, on=KEYS, how="left").filter(waits).select(KEYS)
 
     def settlement(self, arbiter: str | None) -> pl.DataFrame:
         """Return one verdict per record that was answered: see `verdicts.settle`."""
         return settle(standing(self.reviews()), arbiter)
 
-    def keep(self, made: Round, answers: Sequence[Answer], source: str) -> int:
-        """Add the answers that are new, or other than the last of that annotator; return how many they are."""
-        known = self.reviews()
+    def fresh(self, made: Round, answers: Sequence[Answer], source: str) -> pl.DataFrame:
+        """Return the answers that are new, or other than the last of that annotator, as rows of `reviews`."""
         rows = [
             {**asdict(answer), "faults": list(answer.faults), "round": made.number, "source": source}
             for answer in answers
         ]
-        pulled = table_of(rows, REVIEWS, "reviews").unique(WHOSE, keep="last", maintain_order=True)
-        last = known.unique(WHOSE, keep="last", maintain_order=True)
-        fresh = pulled.join(last, on=[*WHOSE, *ANSWER], how="anti", nulls_equal=True, maintain_order="left")
-        if len(fresh):
-            self._path.mkdir(exist_ok=True)
-            write_parquet(self._path / "reviews.parquet", pl.concat([known, fresh]))
-        return len(fresh)
+        pulled = table_of(rows, REVIEWS, "reviews").unique(WHOSE, keep="first", maintain_order=True)
+        last = self.reviews().unique(WHOSE, keep="last", maintain_order=True)
+        return pulled.join(last, on=[*WHOSE, *ANSWER], how="anti", nulls_equal=True, maintain_order="left")
+
+    def keep(self, fresh: pl.DataFrame) -> None:
+        """Add answers to those that were pulled before."""
+        self._path.mkdir(exist_ok=True)
+        write_parquet(self._path / "reviews.parquet", pl.concat([self.reviews(), fresh]))
 
     def _frame_path(self, number: int) -> Path:
         return self._path / f"round-{number}.parquet"
 
-    def _read(self, name: str) -> list[dict[str, Any]]:
-        path = self._path / name
+    def _parquet(self, path: Path, schema: pl.Schema) -> pl.DataFrame:
         try:
-            content: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        except ValueError as error:
+            return conform(pl.read_parquet(path, glob=False), schema, path.name)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            cause = str(error).partition("\n")[0]
+            raise InputError(
+                f"{path} cannot be read ({cause}); put back a copy of it, verdicts depend on it"
+            ) from error
+
+    def _read(self, name: str, make: Callable[..., Entry]) -> list[Entry]:
+        path = self._path / name
+        if not path.exists():
+            return []
+        try:
+            entries = json.loads(path.read_text(encoding="utf-8"))
+            return [make(entry) if make is record_from else make(**entry) for entry in entries]
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise InputError(f"{path} is damaged ({error}); put back a copy of it, verdicts depend on it") from error
-        return content
 
     def _write(self, name: str, entries: Sequence[dict[str, Any]]) -> None:
         write_atomically(self._path / name, (json.dumps(entries, indent=2, ensure_ascii=False) + "\n").encode())

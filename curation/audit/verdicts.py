@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from curation.audit.questions import VERDICTS
@@ -21,9 +22,13 @@ def standing(reviews: pl.DataFrame) -> pl.DataFrame:
 
 
 def latest(reviews: pl.DataFrame) -> pl.DataFrame:
-    """Return the last answer of each annotator to each version of a record."""
-    return reviews.sort("given_at", maintain_order=True).unique(
-        ["sample_id", "version", "annotator"], keep="last", maintain_order=True
+    """Return the last answer of each annotator to each version of a record; Ann and ann are one person."""
+    who = pl.col("annotator").str.to_lowercase().alias("who")
+    return (
+        reviews.sort("given_at", maintain_order=True)
+        .with_columns(who)
+        .unique(["sample_id", "version", "who"], keep="last", maintain_order=True)
+        .drop("who")
     )
 
 
@@ -80,11 +85,11 @@ def _commonest(values: Sequence[str]) -> str | None:
 
 
 Level = Literal["nominal", "ordinal"]
-QUESTIONS: dict[str, tuple[Level, pl.Expr]] = {
+QUESTIONS: dict[str, tuple[Level | None, pl.Expr]] = {
     "verdict": ("nominal", pl.col("verdict")),
-    "what is wrong": ("nominal", pl.col("faults").list.sort().list.join(", ")),
+    "what is wrong": ("nominal", pl.when(verdict="wrong").then(pl.col("faults").list.sort().list.join(", "))),
     "quality": ("ordinal", pl.col("rating")),
-    "correction": ("nominal", pl.col("correction")),
+    "correction": (None, pl.col("correction")),  # free text: chance has no share in it
 }
 
 
@@ -93,7 +98,8 @@ def agreement(answers: pl.DataFrame) -> pl.DataFrame:
 
     `answers` are those that stand, with a column stratum; columns of the result: question, stratum (None: all
     together), records, percentage (share of pairs of answers that are the same, in [0, 1]) and alpha (Krippendorff's;
-    ordinal for quality, else nominal; None where all answers are the same, since then chance would agree as well).
+    ordinal for quality, else nominal; None where all answers are the same, since then chance would agree as well,
+    and for corrections, which are free text).
     """
     rows = []
     for question, (level, value) in QUESTIONS.items():
@@ -108,19 +114,20 @@ def agreement(answers: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={**schema, "alpha": pl.Float64}, orient="row")
 
 
-def _agreement(answers: pl.DataFrame, level: Level) -> dict[str, Any]:
+def _agreement(answers: pl.DataFrame, level: Level | None) -> dict[str, Any]:
     if answers.is_empty():
         return {"records": 0, "percentage": None, "alpha": None}
-    import krippendorff
-
     codes = answers.with_columns(pl.col("value").rank("dense").cast(pl.Float64))
     matrix = codes.pivot("annotator", index=["sample_id", "version"], values="value").drop("sample_id", "version")
     values = matrix.to_numpy().astype(float)
-    if codes["value"].n_unique() == 1:
-        alpha = None
-    else:
-        alpha = float(krippendorff.alpha(reliability_data=values.T, level_of_measurement=level))
+    alpha = _alpha(values, level) if level and codes["value"].n_unique() > 1 else None
     return {"records": len(values), "percentage": _same_pairs(answers), "alpha": alpha}
+
+
+def _alpha(values: npt.NDArray[np.float64], level: Level) -> float:
+    import krippendorff
+
+    return float(krippendorff.alpha(reliability_data=values.T, level_of_measurement=level))
 
 
 def _same_pairs(answers: pl.DataFrame) -> float:
