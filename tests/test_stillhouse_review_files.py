@@ -400,7 +400,7 @@ def test_the_rate_of_rows_that_came_in_later_is_not_known(run: RunFolder) -> Non
     late = decisions.filter(~pl.col("kept"), ~pl.col("sample_id").is_in(drawn)).head(60)["sample_id"]
     run.write_table("decisions", decisions.with_columns(pl.col("kept") | pl.col("sample_id").is_in(late.to_list())))
     found = json.loads(review("status", run, "--json"))
-    unknown = next(row for row in found["strata"] if row["stratum"] == "came in after the sample was drawn")
+    unknown = next(row for row in found["strata"] if row["stratum"] == "came in after round 1")
     assert unknown["rows"] == 60
     assert found["error_rate"]["high"] >= unknown["rows"] / found["error_rate"]["rows"]
     assert found["decision"] == "undecided"
