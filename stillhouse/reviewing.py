@@ -121,7 +121,9 @@ def _pending(audit: Audit) -> "Round | None":
     if not audit.rounds.current:
         return None
     last = audit.rounds.current[-1]
-    return last if len(audit.rounds.drawn([last]).join(audit.rounds.waiting(), on=KEYS, how="semi")) else None
+    return (
+        last if len(audit.rounds.drawn([last]).join(audit.rounds.waiting(for_all=True), on=KEYS, how="semi")) else None
+    )
 
 
 def plan_of(audit: Audit) -> "Plan":

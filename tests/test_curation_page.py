@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from curation.audit.handouts import read_answers, write_review_file
 from curation.audit.page import COMMAND_KEYS, fault_keys
@@ -20,16 +20,6 @@ from stillhouse.errors import InputError
 from tests.test_curation_sheets import EVERY_TYPE, HOSTILE, record
 
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-QUIET += ["--disable-component-update", "--disable-sync"]
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path="/usr/bin/chromium", args=QUIET)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

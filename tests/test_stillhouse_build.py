@@ -202,7 +202,7 @@ def test_a_model_that_is_not_served_is_named(recipe: Path, tmp_path: Path, teach
 def test_the_offline_job_is_whole_and_consistent(offline_run: Path) -> None:
     folder = RunFolder(offline_run)
     tables: dict[str, pl.DataFrame] = {name: folder.read_table(name) for name in TABLES}
-    assert all(len(table) for table in tables.values())
+    assert all(len(table) for name, table in tables.items() if name != "audit")  # nobody was asked
     responses, decisions = tables["responses"], tables["decisions"]
     assert responses["sample_id"].is_unique().all()
     assert decisions["sample_id"].to_list() == responses["sample_id"].to_list()

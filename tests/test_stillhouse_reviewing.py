@@ -388,8 +388,24 @@ def published(half: Audited, request: pytest.FixtureRequest) -> Published:
     assert unapplied.returncode == 2
     assert "`stillhouse review apply" in unapplied.stderr
     done("review", "apply", folder.path)
+    waiting = stillhouse("publish", folder.path, "--to", to)
+    assert "records still wait for an answer" in " ".join(waiting.stderr.split())
+    answer_the_rest(folder, to.with_name("rest.csv"))
+    done("review", "apply", folder.path)
     done("publish", folder.path, "--to", to)
     return Published(folder, refused, waived, to, scores)
+
+
+def answer_the_rest(folder: RunFolder, file: Path) -> None:
+    """Let a fifth annotator answer, in a file, what the others left as drafts."""
+    done("review", "push", folder.path, "--to", file)
+    reviews = pl.read_parquet(folder.review_path / "reviews.parquet").filter(pl.col("status") != "draft")
+    rows = pl.read_csv(file, infer_schema_length=0)
+    rest = ~pl.col("sample_id").is_in(reviews["sample_id"].to_list())
+    rows.with_columns(
+        verdict=pl.when(rest).then(pl.lit("correct")), annotator=pl.when(rest).then(pl.lit("eve"))
+    ).write_csv(file)
+    assert done("review", "pull", folder.path, "--from", file)
 
 
 def test_a_second_push_changes_nothing(pushed: RunFolder, argilla: Account) -> None:
@@ -525,7 +541,9 @@ def korn_and_graubard(strata: list[list[int]]) -> tuple[float, float, float]:
     mean = sum(rows / size * p for rows, _, p in part)
     variance = sum((rows / size) ** 2 * p * (1 - p) / max(n - 1, 1) for rows, n, p in part)
     kish = 1 / sum((rows / size) ** 2 / n for rows, n, _ in part)
-    low, high = clopper_pearson(mean, min(kish, mean * (1 - mean) / variance) if variance else kish)
+    least = min(n / (rows / size) for rows, n, _ in part)  # holds whatever the spread within strata is
+    by_spread = mean * (1 - mean) / variance + 1 if variance else kish
+    low, high = clopper_pearson(mean, min(max(by_spread, least), kish))
     rate = sum(rows * p for rows, _, p in known) / sum(rows for rows, _, _ in known)
     return rate, exact + size / total * low, exact + size / total * high + unknown
 
@@ -535,15 +553,15 @@ def test_agreement_is_what_the_answers_say(whole: Audited) -> None:
     standing = [list(by.values()) for by in whole.standing().values()]
     for question, value, distance in (
         ("verdict", lambda given: given.verdict, differs),
-        ("what is wrong", lambda given: tuple(sorted(given.faults)), differs),
+        ("what is wrong", lambda given: tuple(sorted(given.faults)) if given.verdict == "wrong" else None, differs),
         ("quality", lambda given: given.rating, apart_in_rank),
     ):
         units = [[value(one) for one in given if value(one) is not None] for given in standing]
         units = [values for values in units if len(values) > 1]
         pairs = [a == b for values in units for a, b in combinations(values, 2)]
-        assert found[question]["records"] == len(units) > 50
+        assert found[question]["records"] == len(units) > (1 if question == "what is wrong" else 50)
         assert found[question]["percentage"] == pytest.approx(sum(pairs) / len(pairs))
-        assert 0.1 < sum(pairs) / len(pairs) < 1
+        assert sum(pairs) / len(pairs) < 1
         assert found[question]["alpha"] == pytest.approx(krippendorff_alpha(units, distance))
 
 

@@ -29,7 +29,7 @@ def assess(population: pl.DataFrame, rounds: Rounds, settings: Review) -> dict[s
     left = stratified_interval(strata, settings.confidence, mended=True)
     drawn = rounds.drawn(rounds.all).unique(KEYS)
     answered = drawn.join(settlement, on=KEYS)
-    waiting = rounds.waiting().join(kept, on=KEYS, how="semi").height
+    waiting = rounds.waiting(for_all=False).join(kept, on=KEYS, how="semi").height
     return {
         "rounds": [asdict(made) for made in rounds.all],
         "records": len(drawn),

@@ -116,17 +116,17 @@ class Rounds:
         path = self._path / "reviews.parquet"
         return self._parquet(path, REVIEWS) if path.exists() else table_of([], REVIEWS, "reviews")
 
-    def waiting(self) -> pl.DataFrame:
-        """Return the records of this generation that have fewer answers than were asked for: sample_id, version.
+    def waiting(self, for_all: bool) -> pl.DataFrame:
+        """Return the records of this generation that wait for an answer, or for all that were asked for.
 
-        A discarded record waits for nobody: whoever discarded it is not shown it again.
+        Columns: sample_id, version. A discarded record waits for nobody: whoever discarded it is not shown it again.
         """
         given = latest(self.reviews()).filter(pl.col("status") != "draft").group_by(KEYS).len("given")
         frames = [self.frame(made.number).filter("drawn").select(*KEYS, "answers") for made in self.current]
         wanted = (
             pl.concat([FRAME.to_frame().select(*KEYS, "answers"), *frames]).group_by(KEYS).agg(pl.col("answers").max())
         )
-        waits = pl.col("given").fill_null(0) < pl.col("answers")
+        waits = pl.col("given").fill_null(0) < (pl.col("answers") if for_all else 1)
         return wanted.join(given, on=KEYS, how="left").filter(waits).select(KEYS)
 
     def settlement(self, arbiter: str | None) -> pl.DataFrame:
