@@ -103,7 +103,8 @@ def _decision(left: Interval, waiting: int, rounds: Rounds, settings: Review) ->
     bounds = f"between {left.low:.1%} and {left.high:.1%} of the rows are wrong ({settings.confidence:.0%} interval)"
     if waiting:
         # Those that answered first may be of other kinds than those that wait, and who peeks until it fits is fooled.
-        return {"decision": "undecided", "why": f"{waiting:,} records still wait for an answer; so far {bounds}"}
+        wait = f"{waiting:,} records still wait for an answer; so far {bounds}, at a bar of {settings.bar:.1%}"
+        return {"decision": "undecided", "why": wait}
     if left.high <= settings.bar:
         return {"decision": "accepted", "why": f"{bounds}, not above the bar of {settings.bar:.1%}"}
     if left.low > settings.bar:
