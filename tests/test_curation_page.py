@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, expect
 
@@ -359,7 +359,8 @@ def test_a_correction_comes_back_exactly(tmp_path_factory: pytest.TempPathFactor
         assert read_answers(path, [record(1, answer=answer)], None, LATER)[0].correction == expected
 
 
-@settings(max_examples=10, deadline=None)
+# One browser for all examples.
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(answer=st.text(max_size=60))
 def test_an_untouched_box_is_no_correction(
     browser: Browser, tmp_path_factory: pytest.TempPathFactory, answer: str

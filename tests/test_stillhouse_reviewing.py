@@ -491,7 +491,7 @@ def test_error_rate_and_interval_are_what_the_verdicts_say(whole: Audited) -> No
     assert whole.findings["answered"] == len(whole.standing())
     assert whole.findings["unclear"] == sum(verdict == "unclear" for verdict in verdicts.values()) > 0
     assert whole.findings["conflict"] == len(whole.standing()) - len(verdicts)
-    assert (whole.findings["decision"], whole.findings["waiting"] > 20) == ("undecided", True)  # some left drafts
+    assert (whole.findings["decision"], whole.findings["waiting"] > 0) == ("undecided", True)  # some left drafts
     assert whole.findings["published"]["high"] < 0.05
 
 
