@@ -248,6 +248,7 @@ def test_a_browser_that_keeps_nothing_is_told_of_and_works(page: Page, tmp_path:
     page.locator("#name").fill("Bob")
     press(page, "Enter")
     page.locator("#other [value=mine]").click()
+    expect(page.locator("#rename")).to_have_text("Bob")  # a dialog closes before its answer is taken
     answers = read_answers(downloaded(page, tmp_path), EVERY_TYPE, None, LATER)
     assert [(answer.annotator, answer.verdict) for answer in answers] == [("Bob", "correct")]
 
