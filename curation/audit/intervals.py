@@ -60,7 +60,8 @@ def stratified_interval(strata: pl.DataFrame, confidence: float, mended: bool = 
         low, high = low + share * bounds[0], high + share * bounds[1]
     found, told = float(weights[known] @ rates[known]), float(weights[known].sum())
     rate = found / told * float(weights.sum()) if told else 0.0
-    return Interval(min(1.0, rate), low, min(1.0, high + float(weights[~known].sum())), *figures)
+    high += float(weights[~known].sum())
+    return Interval(min(1.0, rate), min(1.0, low), min(1.0, high), *figures)  # sums of weights round above 1
 
 
 def _effective(
