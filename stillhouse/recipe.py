@@ -404,44 +404,11 @@ class Review(Section):
         return self
 
 
-class Leaks(Section):
-    """Rows that share texts with evaluation sets."""
-
-    sentibench: bool = Field(True, description="Look for the test texts of SentiBench, whose hashes come along.")
-    evaluation: list[TextSource] = Field([], description="More evaluation sets, or SentiBench's own files.")
-    similarity: float | None = Field(
-        0.95,
-        gt=0,
-        le=1,
-        description="A text this similar to one of `evaluation` by embedding is a leak; null: not asked.",
-    )
-    action: Literal["exclude", "report"] = Field("exclude", description="What is done with rows that leak.")
-
-
-Privacy = Literal["keep", "redact", "drop"]
-
-
-class Private(Section):
-    """What is done with rows that hold personal data or secrets."""
-
-    email: Privacy = Field("redact", description="E-mail addresses.")
-    phone: Privacy = Field("redact", description="Phone numbers.")
-    card: Privacy = Field("drop", description="Payment card numbers and IBANs.")
-    handle: Privacy = Field("redact", description="User handles, such as @name.")
-    name: Privacy = Field("keep", description="Names of persons; reviews are full of actors' and authors'.")
-    secret: Privacy = Field("drop", description="Keys, tokens and passwords.")
-
-
 class Publish(Section):
-    """The dataset as it leaves the house."""
+    """The dataset folder."""
 
     licence: str = Field("unknown", description="Licence of the published dataset, as an SPDX id.")
-    teacher_licence: str | None = Field(
-        None, description="Licence or terms of the teacher, where they are not known by its name."
-    )
     test_share: float = Field(0.1, ge=0, lt=1, description="Share of texts whose samples form the test split.")
-    leaks: Leaks = Leaks.model_validate({})
-    private: Private = Private.model_validate({})
 
 
 class Imported(Section):
