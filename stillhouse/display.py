@@ -173,9 +173,7 @@ class Display:
 
     def scores(self, report: dict[str, Any]) -> None:
         """Show the quartiles of each score, and why some rows have none."""
-        table = Table(title="Scores", title_justify="left", title_style="bold", box=None, pad_edge=False)
-        for name in ("", "least", "25 %", "median", "75 %", "most"):
-            table.add_column(name, justify="right" if name else "left", header_style="dim")
+        table = figures_table("Scores", "", "least", "25 %", "median", "75 %", "most")
         for name, figures in report["quartiles"].items():
             table.add_row(name, *("–" if figure is None else f"{figure:,.3g}" for figure in figures))
         self.console.print("", table, "")
@@ -186,13 +184,9 @@ class Display:
     def cuts(self, reports: list[dict[str, Any]]) -> None:
         """Show what a cut and its controls keep, by difficulty, and what changed against the cut before."""
         cut, before = reports[0], reports[0]["before"] or "nothing"
-        table = Table(
-            title=f"Cut {cut['name']}: kept by difficulty", title_justify="left", title_style="bold", box=None
-        )
-        table.pad_edge = False
         controls = (report["name"].removeprefix(f"{cut['name']}-") for report in reports[1:])
-        for name in ("difficulty", "scored", before, cut["name"], *controls, ""):
-            table.add_column(name, justify="right" if name else "left", header_style="dim")
+        names = ("difficulty", "scored", before, cut["name"], *controls, "")
+        table = figures_table(f"Cut {cut['name']}: kept by difficulty", *names)
         columns = zip(cut["scored"], cut["kept_before"], *(report["kept"] for report in reports), strict=True)
         most = max(*cut["kept"], 1)
         for number, counts in enumerate(columns):
@@ -213,6 +207,14 @@ class Display:
         if self._task is not None:
             self._bars.remove_task(self._task)
             self._task = None
+
+
+def figures_table(title: str, *columns: str) -> Table:
+    """Return an empty table: its first column and one without a name are for words or bars, the others for figures."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if number and name else "left", header_style="dim")
+    return table
 
 
 def _teacher_rows(recipe: Recipe) -> list[tuple[str, str]]:
@@ -249,10 +251,7 @@ def _compared_cuts(reports: list[dict[str, Any]]) -> Table:
 
 
 def _funnel_table(funnel: dict[str, int]) -> Table:
-    table = Table(title="Funnel", title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column("step", header_style="dim")
-    table.add_column("rows", justify="right", header_style="dim")
-    table.add_column("")
+    table = figures_table("Funnel", "step", "rows", "")
     widest = max([count for name, count in funnel.items() if name != "attributes"], default=1)
     for name, count in funnel.items():
         table.add_row(name, f"{count:,}", Text("█" * max(1, round(30 * min(count / max(widest, 1), 1))), style="cyan"))
@@ -260,11 +259,9 @@ def _funnel_table(funnel: dict[str, int]) -> Table:
 
 
 def _cost_table(manifest: dict[str, Any]) -> Table:
-    table = Table(title="Time and tokens", title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column("stage", header_style="dim")
     currencies = sorted({entry["currency"] for entry in manifest["stages"].values() if "currency" in entry})
-    for name in ("seconds", "calls", "prompt tokens", "output tokens", *currencies):
-        table.add_column(name, justify="right", header_style="dim")
+    names = ("stage", "seconds", "calls", "prompt tokens", "output tokens", *currencies)
+    table = figures_table("Time and tokens", *names)
     for stage, entry in manifest["stages"].items():
         figures = [entry.get(key, 0) for key in ("calls", "prompt_tokens", "output_tokens")]
         money = (f"{entry['cost']:,.2f}" if entry.get("currency") == name else "" for name in currencies)
@@ -274,12 +271,9 @@ def _cost_table(manifest: dict[str, Any]) -> Table:
 
 
 def _coverage_table(found: pl.DataFrame, last: str) -> Table:
-    table = Table(title=f"Coverage: {last} of paired samples", title_justify="left", title_style="bold", box=None)
-    table.pad_edge = False
     types = found["task_type"].unique().sort().to_list()
-    table.add_column("perspective", header_style="dim")
-    for name in (*types, "all"):
-        table.add_column(SHORT_TYPES.get(name, name), justify="right", header_style="dim")
+    names = (SHORT_TYPES.get(name, name) for name in types)
+    table = figures_table(f"Coverage: {last} of paired samples", "perspective", *names, "all")
     perspectives = found["perspective"].unique().sort().to_list()
     for perspective in perspectives[:PERSPECTIVES_SHOWN]:
         mine = found.filter(pl.col("perspective") == perspective)
@@ -296,10 +290,7 @@ def _share(cells: pl.DataFrame, last: str) -> str:
 
 def _domain_table(found: pl.DataFrame) -> Table:
     steps = [name for name in STEPS if name in found.columns]
-    table = Table(title="Coverage: domains", title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column("domain", header_style="dim")
-    for step in steps:
-        table.add_column(step, justify="right", header_style="dim")
+    table = figures_table("Coverage: domains", "domain", *steps)
     for domain, *figures in found.group_by("domain").agg(pl.col(*steps).sum()).sort("domain").iter_rows():
         table.add_row(plain(domain), *(f"{figure:,}" for figure in figures))
     return table

@@ -22,7 +22,7 @@ from stillhouse.progress import Unseen
 from stillhouse.recipe import Curation, Imported, Recipe, TextSource, load_recipe
 from stillhouse.schemas import FAILURES, TABLES
 from stillhouse.scored import score_file, summary_of
-from stillhouse.stages import STAGES, audit_of, build_of, stages_of
+from stillhouse.stages import STAGES, audit_samples, build_of, stages_of
 from stillhouse.store import RunFolder, write_atomically, write_parquet
 
 if TYPE_CHECKING:
@@ -327,7 +327,7 @@ def write_cut_dataset(folder: RunFolder, cut: Cut) -> Path:
         made["curation"] |= {"strategy": f"{kind}, as many as in the cut {cut.control_of}", "quotas": []}
     tables = {**{name: folder.read_table(name) for name in TABLES if name not in ("decisions", "audit")}}
     tables["decisions"] = cut.decisions
-    tables["audit"], findings, _ = audit_of(build_of(recipe, folder, Unseen()), cut.decisions)
+    tables["audit"], findings, _ = audit_samples(build_of(recipe, folder, Unseen()), cut.decisions)
     target = folder.cut_path(cut.name) / "dataset"
     write_dataset(target, tables, folder.manifest(), made, findings)
     return target

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from stillhouse.display import figures_table
 from stillhouse.inspection import plain
 from stillhouse.recipe import Review
 
@@ -29,7 +30,7 @@ def show_plan(console: Console, plan: "Plan", settings: Review, number: int) -> 
         cells.setdefault(name, {})[band] = f"{records:,} of {rows:,}"
     named = {band for row in cells.values() for band in row}
     bands = sorted(named, key=lambda band: (BANDS_OF_THREE.index(band) if band in BANDS_OF_THREE else 9, band))
-    table = _table(f"Round {number}: the sample", "stratum", *bands)
+    table = figures_table(f"Round {number}: the sample", "stratum", *bands)
     for name, row in cells.items():
         table.add_row(name, *(row.get(band, "") for band in bands))
     console.print("", table, "", f"{plan.records:,} records of {strata['rows'].sum():,} rows.", highlight=False)
@@ -84,7 +85,7 @@ def show_findings(console: Console, findings: dict[str, Any]) -> None:
 
 
 def _strata_table(findings: dict[str, Any]) -> Table:
-    table = _table("Error rate of kept rows", "stratum", "rows", "judged", "wrong", "rate", "interval")
+    table = figures_table("Error rate of kept rows", "stratum", "rows", "judged", "wrong", "rate", "interval")
     shown = [row for row in findings["strata"] if row["wrong"]]
     rest = [row for row in findings["strata"] if row["settled"] and not row["wrong"]]
     unknown = [row for row in findings["strata"] if not row["settled"]]
@@ -100,7 +101,7 @@ def _strata_table(findings: dict[str, Any]) -> Table:
 
 
 def _dropped_table(findings: dict[str, Any]) -> Table:
-    table = _table(
+    table = figures_table(
         "Of what the filters dropped, people find correct", "filter", "rows", "judged", "correct", "rate", "interval"
     )
     for row in findings["dropped"]:
@@ -110,7 +111,7 @@ def _dropped_table(findings: dict[str, Any]) -> Table:
 
 
 def _agreement_table(findings: dict[str, Any]) -> Table:
-    table = _table("Agreement of annotators", "question", "records", "same answer", "Krippendorff's alpha")
+    table = figures_table("Agreement of annotators", "question", "records", "same answer", "Krippendorff's alpha")
     for row in findings["agreement"]:
         if row["stratum"] is None:
             alpha = "–" if row["alpha"] is None else f"{row['alpha']:.2f}"
@@ -121,10 +122,3 @@ def _agreement_table(findings: dict[str, Any]) -> Table:
 def _bounds(row: dict[str, Any]) -> tuple[str, str]:
     rate = "–" if row["rate"] is None else f"{row['rate']:.1%}"
     return rate, f"{row['low']:.1%} – {row['high']:.1%}"
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if number else "left", header_style="dim")
-    return table

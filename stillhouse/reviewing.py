@@ -4,7 +4,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,7 @@ class Audit:
 
 def audit_of(path: Path, changes: Mapping[str, Any] | None = None) -> Audit:
     """Return a run's audit; `changes` go before the recipe's `review`. Raises InputError before there are decisions."""
-    from curation.audit.population import population_of
+    from curation.audit.population import population_of, without
     from curation.audit.rounds import Rounds
 
     folder = opened(path)
@@ -70,7 +70,7 @@ def audit_of(path: Path, changes: Mapping[str, Any] | None = None) -> Audit:
     settings = from_options(Review, {**recipe.review.model_dump(), **(changes or {})})
     rounds = Rounds(folder.review_path)
     tables = {name: folder.scan_table(name) for name in ("responses", "instructions", "decisions")}
-    return Audit(folder, recipe, settings, rounds, population_of(tables, rounds.failures))
+    return Audit(folder, recipe, settings, rounds, without(population_of(tables), rounds.dropped))
 
 
 def push_round(
@@ -116,14 +116,13 @@ def _add_round(audit: Audit, plan: "Plan") -> "Round":
 
 def _pending(audit: Audit) -> "Round | None":
     """Return the last round of this generation where some of its records still wait for an answer."""
-    from curation.audit.rounds import KEYS
+    from curation.audit.verdicts import KEYS
 
     if not audit.rounds.current:
         return None
     last = audit.rounds.current[-1]
-    return (
-        last if len(audit.rounds.drawn([last]).join(audit.rounds.waiting(for_all=True), on=KEYS, how="semi")) else None
-    )
+    open_ = audit.rounds.drawn([last]).join(audit.rounds.waiting(for_all=True), on=KEYS, how="semi")
+    return last if len(open_) else None
 
 
 def plan_of(audit: Audit) -> "Plan":
@@ -133,8 +132,9 @@ def plan_of(audit: Audit) -> "Plan":
     from curation.audit.strata import stratify
 
     settings, seed, current = audit.settings, audit.recipe.seed, audit.rounds.current
-    rows = _with_taken(audit)
-    kept = placed(rows.filter(pl.col("population") == KEPT), audit.rounds, audit.rounds.settlement(settings.arbiter))
+    settlement = audit.rounds.settlement(settings.arbiter)
+    rows = _with_taken(audit, settlement)
+    kept = placed(rows.filter(pl.col("population") == KEPT), audit.rounds, settlement)
     kept = kept.filter(pl.col("stratum") != BEFORE)
     if kept.is_empty():
         raise InputError(f"{audit.folder.path} keeps no rows that could be asked about")
@@ -154,12 +154,10 @@ def plan_of(audit: Audit) -> "Plan":
     return plan if current else joined(plan, draw_dropped(dropped, settings, seed))
 
 
-def _with_taken(audit: Audit) -> pl.DataFrame:
+def _with_taken(audit: Audit, settlement: pl.DataFrame) -> pl.DataFrame:
     """Return the population with `settled`: a verdict, or asked about in this generation; ties may be asked again."""
-    from curation.audit.rounds import KEYS
-    from curation.audit.verdicts import CONFLICT, SETTLED
+    from curation.audit.verdicts import CONFLICT, KEYS, SETTLED
 
-    settlement = audit.rounds.settlement(audit.settings.arbiter)
     done = settlement.filter(pl.col("verdict").is_in(SETTLED)).select(KEYS)
     ties = settlement.filter(pl.col("verdict") == CONFLICT).select(KEYS)
     asked = audit.rounds.drawn(audit.rounds.current).select(KEYS).join(ties, on=KEYS, how="anti")
@@ -335,10 +333,11 @@ def apply_findings(path: Path) -> dict[str, int]:
     folder = opened(path)
     with folder.locked():
         audit = audit_of(path)
-        failures = _failures(audit, display)
+        demos = _demonstrations(audit)
+        failures = _failures(audit, demos, display)
         again = {failure.instruction_id for failure in failures if failure.action == "requeue"}
         if again:
-            _requeue(audit, again)
+            _requeue(audit.folder, {key: demos[key] for key in again})
         if failures:  # put down before stages are undone: a kill in between leaves something to go on from
             audit.rounds.fail(failures)
             undo_stages(folder, "instructions" if again else "audit")
@@ -356,18 +355,16 @@ def apply_findings(path: Path) -> dict[str, int]:
     return counts
 
 
-def _failures(audit: Audit, display: Display) -> list["Failure"]:
-    """Return what failed in this generation. An instruction without corrections to learn from cannot be re-queued."""
+def _failures(audit: Audit, taught: Collection[str], display: Display) -> list["Failure"]:
+    """Return what failed in this generation; the instructions `taught` can be re-queued, the others are dropped."""
     from curation.audit.plan import KEPT
     from curation.audit.rounds import Failure
 
-    taught = set(corrections_of(audit)["instruction_id"])
     found: dict[str, Failure] = {}
     for entry in audit.findings["failing"] if audit.rounds.current else []:
         key = entry["instruction_id"]
-        asks = audit.settings.failing == "requeue" and not audit.recipe.imported
-        action = "requeue" if asks and key in taught else "drop"
         reason = f"{entry['wrong']} of {entry['settled']} wrong in the failing stratum {entry['stratum']}"
+        action = "requeue" if key in taught else "drop"
         found.setdefault(key, Failure(key, audit.rounds.generation, action, reason))
     if found and set(found) >= set(audit.population.filter(pl.col("population") == KEPT)["instruction_id"]):
         display.warn("every instruction fails, so none is dropped: the data as a whole is not good enough")
@@ -375,28 +372,34 @@ def _failures(audit: Audit, display: Display) -> list["Failure"]:
     return list(found.values())
 
 
-def corrections_of(audit: Audit) -> pl.DataFrame:
-    """Return people's valid corrections as demonstrations: instruction_id, text, output."""
+def _demonstrations(audit: Audit) -> dict[str, list[dict[str, str]]]:
+    """Return people's valid corrections (text, output) by instruction, where failing ones are asked again.
+
+    Of imported data nothing can be asked again.
+    """
     from curation.audit.outcome import corrected_answer, judged_samples
+    from curation.audit.verdicts import KEYS
 
-    settlement = audit.rounds.settlement(audit.settings.arbiter).filter(pl.col("correction").is_not_null())
-    judged = judged_samples(audit.population, {name: audit.folder.scan_table(name) for name in READ})
-    rows = judged.join(settlement.select("sample_id", "version", "correction"), on=["sample_id", "version"])
-    found = [(row, *corrected_answer(row, row["correction"])) for row in rows.iter_rows(named=True)]
-    return pl.DataFrame(
-        [(row["instruction_id"], row["text"], answer) for row, answer, _, fault in found if not fault],
-        schema={"instruction_id": pl.String, "text": pl.String, "output": pl.String},
-        orient="row",
+    demos: dict[str, list[dict[str, str]]] = {}
+    if audit.settings.failing != "requeue" or audit.recipe.imported:
+        return demos
+    given = audit.rounds.settlement(audit.settings.arbiter).drop_nulls("correction").select(*KEYS, "correction")
+    judged = judged_samples(
+        audit.population.join(given, on=KEYS), {name: audit.folder.scan_table(name) for name in READ}
     )
+    for row in judged.iter_rows(named=True):
+        answer, _, fault = corrected_answer(row, row["correction"])
+        if not fault:
+            demos.setdefault(row["instruction_id"], []).append({"text": row["text"], "output": answer})
+    return demos
 
 
-def _requeue(audit: Audit, again: set[str]) -> None:
+def _requeue(folder: RunFolder, demos: Mapping[str, list[dict[str, str]]]) -> None:
     """Make corrections the demonstrations of instructions, so that the teacher is asked all their samples anew."""
     from pipelines.edits import Entry, entries_of
 
-    demos = corrections_of(audit).partition_by("instruction_id", as_dict=True)
-    entries = entries_of(audit.folder.read_table("instructions"), audit.folder.read_table("perspectives"))
+    entries = entries_of(folder.read_table("instructions"), folder.read_table("perspectives"))
     for entry in entries:
-        if entry["id"] in again:
-            entry["demos"] = demos[(entry["id"],)].select("text", "output").to_dicts()
-    put_instructions(audit.folder, [Entry.model_validate(entry) for entry in entries])
+        if entry["id"] in demos:
+            entry["demos"] = demos[entry["id"]]
+    put_instructions(folder, [Entry.model_validate(entry) for entry in entries])

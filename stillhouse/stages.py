@@ -148,26 +148,26 @@ def _decisions(build: Build) -> Counts:
 
 
 def _audit(build: Build) -> Counts:
-    table, findings, counts = audit_of(build, build.table("decisions"))
+    table, findings, counts = audit_samples(build, build.table("decisions"))
     build.folder.write_table("audit", table)
     write_atomically(build.folder.findings_path, json.dumps(findings, indent=2).encode())
     return counts
 
 
-def audit_of(build: Build, decisions: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, Any], Counts]:
+def audit_samples(build: Build, decisions: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, Any], Counts]:
     """Return what people's verdicts make of the samples that `decisions` keep, the findings, and the counts."""
     from curation.audit.assessment import assess
     from curation.audit.outcome import audit_table, judged_samples
-    from curation.audit.population import kept_and_judged, population_of
+    from curation.audit.population import kept_and_judged, population_of, without
     from curation.audit.rounds import Rounds
 
     folder, settings, rounds = build.folder, build.recipe.review, Rounds(build.folder.review_path)
     tables = {name: folder.scan_table(name) for name in ("texts", "instructions", "responses")}
     tables["decisions"] = decisions.lazy()
-    findings = assess(population_of(tables, rounds.failures), rounds, settings)
-    samples = judged_samples(kept_and_judged(population_of(tables, []), rounds, settings), tables)
-    settlement = rounds.settlement(settings.arbiter)
-    table, counts = audit_table(samples, settlement, rounds.failures, _scorer(build))
+    population, settlement = population_of(tables), rounds.settlement(settings.arbiter)
+    findings = assess(without(population, rounds.dropped), rounds, settings)
+    samples = judged_samples(kept_and_judged(population, settlement, rounds.dropped), tables)
+    table, counts = audit_table(samples, settlement, rounds.dropped, _scorer(build))
     return table, findings, counts
 
 

@@ -7,27 +7,29 @@ import polars as pl
 
 from curation.audit.intervals import Interval, simple_interval, stratified_interval
 from curation.audit.plan import DROPPED, KEPT
-from curation.audit.rounds import KEYS, Rounds
-from curation.audit.verdicts import CONFLICT, SETTLED, agreement, settle, standing
+from curation.audit.rounds import Rounds
+from curation.audit.verdicts import CONFLICT, KEYS, SETTLED, agreement, settle, standing
 from stillhouse.recipe import Review
+from stillhouse.schemas import FRAME
 
 LATER = "came in after round {}"
 BEFORE = "settled in an earlier generation"
 
 
 def assess(population: pl.DataFrame, rounds: Rounds, settings: Review) -> dict[str, Any]:
-    """Return the findings of an audit as plain data; `population` is that of `population_of`.
+    """Return the findings of an audit as plain data; `population` has no rows of dropped instructions.
 
     The error rate is that of the kept rows as the teacher answered them. Unclear and tied verdicts are counted apart
     and do not enter it. Decided is by the rate of what is `published`, where judged rows are right: wrong ones are
     corrected or left out.
     """
-    answers = standing(rounds.reviews())
+    reviews = rounds.reviews()
+    answers = standing(reviews)
     settlement = settle(answers, settings.arbiter)
     kept = placed(population.filter(pl.col("population") == KEPT), rounds, settlement)
     strata = _strata(kept)
     left = stratified_interval(strata, settings.confidence, mended=True)
-    drawn = rounds.drawn(rounds.all).unique(KEYS)
+    drawn = rounds.drawn(rounds.all)
     answered = drawn.join(settlement, on=KEYS)
     waiting = rounds.waiting(for_all=False).join(kept, on=KEYS, how="semi").height
     return {
@@ -39,7 +41,7 @@ def assess(population: pl.DataFrame, rounds: Rounds, settings: Review) -> dict[s
         "failures": [asdict(failure) for failure in rounds.failures],
         **{name: int((answered["verdict"] == name).sum()) for name in ("unclear", CONFLICT)},
         "annotators": answers["annotator"].n_unique(),
-        "not_counted": int(rounds.reviews()["problem"].is_not_null().sum()),
+        "not_counted": int(reviews["problem"].is_not_null().sum()),
         "bar": settings.bar,
         "confidence": settings.confidence,
         "arbiter": settings.arbiter,
@@ -48,30 +50,22 @@ def assess(population: pl.DataFrame, rounds: Rounds, settings: Review) -> dict[s
         **_decision(left, waiting, rounds, settings),
         "strata": [_told(row, settings) for row in strata.iter_rows(named=True)],
         "dropped": _dropped(population, settlement, settings),
-        "agreement": _agreement(answers, rounds),
+        "agreement": _agreement(answers, drawn),
         "failing": failing(kept, strata, settings),
     }
 
 
 def placed(kept: pl.DataFrame, rounds: Rounds, settlement: pl.DataFrame) -> pl.DataFrame:
     """Return kept rows with their stratum in this generation and their verdict (null where there is none)."""
-    rows = kept.join(
-        settlement.select(*KEYS, "verdict", "correction", "settled_at"), on=KEYS, how="left", maintain_order="left"
-    )
-    if not rounds.current:
-        stratum: pl.DataFrame = pl.DataFrame(
-            schema={"sample_id": pl.String, "version": pl.String, "stratum": pl.String}
-        )
-    else:
-        frame = rounds.frame(rounds.current[-1].number)
-        stratum = frame.filter(pl.col("population") == KEPT).select(*KEYS, "stratum")
-    now = rounds.drawn(rounds.current).select(KEYS).unique().with_columns(now=pl.lit(value=True))
-    rows = rows.join(stratum, on=KEYS, how="left", maintain_order="left").join(
-        now, on=KEYS, how="left", maintain_order="left"
-    )
+    last = rounds.current[-1].number if rounds.current else 0
+    frame = rounds.frame(last) if last else FRAME.to_frame()
+    stratum = frame.filter(pl.col("population") == KEPT).select(*KEYS, "stratum")
+    now = rounds.drawn(rounds.current).select(*KEYS, now=pl.lit(value=True))
+    rows = kept
+    for known in (settlement.select(*KEYS, "verdict"), stratum, now):
+        rows = rows.join(known, on=KEYS, how="left", maintain_order="left")
     earlier = pl.col("verdict").is_in(SETTLED) & pl.col("now").is_null()
-    later = LATER.format(rounds.current[-1].number if rounds.current else 0)
-    place = pl.when(earlier).then(pl.lit(BEFORE)).otherwise(pl.coalesce("stratum", pl.lit(later)))
+    place = pl.when(earlier).then(pl.lit(BEFORE)).otherwise(pl.coalesce("stratum", pl.lit(LATER.format(last))))
     rows = rows.with_columns(place.alias("stratum")).drop("now")
     # What was wrong in an earlier generation is corrected or out: it says nothing of the rows that are left.
     return rows.filter(~((pl.col("stratum") == BEFORE) & (pl.col("verdict") == "wrong")))
@@ -166,10 +160,6 @@ def _renamed(interval: Interval) -> dict[str, Any]:
     return {**figures, "correct": figures.pop("wrong")}
 
 
-def _agreement(answers: pl.DataFrame, rounds: Rounds) -> list[dict[str, Any]]:
-    frames = [rounds.frame(made.number).filter("drawn").select(*KEYS, "stratum") for made in rounds.all]
-    if not frames:
-        return []
-    strata = pl.concat(frames).unique(KEYS, keep="last", maintain_order=True)
-    found = agreement(answers.join(strata, on=KEYS, maintain_order="left"))
+def _agreement(answers: pl.DataFrame, drawn: pl.DataFrame) -> list[dict[str, Any]]:
+    found = agreement(answers.join(drawn.select(*KEYS, "stratum"), on=KEYS, maintain_order="left"))
     return found.filter(pl.col("records") > 0).to_dicts()

@@ -71,7 +71,7 @@ def _effective(
     rates: npt.NDArray[np.float64],
 ) -> tuple[float, float]:
     """Return the weighted mean of rates, and the size of a simple random sample that tells as much of it."""
-    mean = float(weights @ rates)
+    mean = round(float(weights @ rates), 12)  # of rates that are all 1 exactly 1: no beta has a parameter of 1e-16
     least, most = float((records / weights).min()), effective_size(weights, records, np.ones(len(records)))
     spread = rates * (1 - rates) * settled / np.maximum(settled - 1, 1)
     variance = float(weights**2 @ (spread / records))

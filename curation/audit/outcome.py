@@ -6,8 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from curation.audit.rounds import KEYS, Failure
-from curation.audit.verdicts import SETTLED
+from curation.audit.verdicts import KEYS, SETTLED
 from curation.difficulty import Score
 from stillhouse.recipe import UNKNOWN
 from stillhouse.schemas import AUDIT, table_of
@@ -18,14 +17,15 @@ SCORES = ("difficulty", "perplexity", "ifd")
 
 
 def audit_table(
-    judged: pl.DataFrame, settlement: pl.DataFrame, failures: Sequence[Failure], score: Scorer
+    judged: pl.DataFrame, settlement: pl.DataFrame, dropped: Mapping[str, str], score: Scorer
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Return the table and its counts. `judged` are the kept samples that it is about, with text and instruction.
+
+    `dropped` are instructions that failed, with the reason.
 
     A correction has to be a valid answer, as a teacher's has; then it is scored as one. A wrong answer without a valid
     correction is rejected, and so are all answers to an instruction that was dropped.
     """
-    dropped = {failure.instruction_id: failure.reason for failure in failures if failure.action == "drop"}
     verdicts = {tuple(row[key] for key in KEYS): row for row in settlement.iter_rows(named=True)}
     rows = []
     for sample in judged.iter_rows(named=True):

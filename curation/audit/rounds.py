@@ -10,16 +10,15 @@ from typing import Any, TypeVar
 import polars as pl
 
 from curation.audit.records import Answer, Record, record_from
-from curation.audit.verdicts import latest, settle, standing
+from curation.audit.verdicts import KEYS, latest, settle, standing
 from stillhouse.errors import InputError
 from stillhouse.recipe import Review
 from stillhouse.schemas import FRAME, REVIEWS, conform, table_of
 from stillhouse.store import write_atomically, write_parquet
 
 Entry = TypeVar("Entry")
-KEYS = ["sample_id", "version"]
 ANSWER = ["verdict", "faults", "rating", "correction", "comment", "status", "problem"]
-WHOSE = ["round", "sample_id", "version", "annotator", "source"]
+WHOSE = ["round", *KEYS, "annotator", "source"]
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,8 @@ class Rounds:
     def __init__(self, path: Path) -> None:
         """Point at the folder; nothing is created before something is written."""
         self._path = path
-        self.all = self._read("rounds.json", Round)
-        self.failures = self._read("failures.json", Failure)
+        self.all = self._read("rounds.json", lambda entry: Round(**entry))
+        self.failures = self._read("failures.json", lambda entry: Failure(**entry))
         if len(self.all) < len(list(path.glob("round-*.parquet"))):
             raise InputError(
                 f"{path / 'rounds.json'} does not know all rounds that lie beside it; put back a copy of it"
@@ -71,15 +70,20 @@ class Rounds:
         """The rounds of this generation."""
         return [made for made in self.all if made.generation == self.generation]
 
+    @property
+    def dropped(self) -> dict[str, str]:
+        """Instructions that were dropped, with the reason."""
+        return {failure.instruction_id: failure.reason for failure in self.failures if failure.action == "drop"}
+
     def frame(self, number: int) -> pl.DataFrame:
         """Return the sampling frame of a round."""
         return self._parquet(self._frame_path(number), FRAME)
 
     def drawn(self, rounds: Sequence[Round]) -> pl.DataFrame:
-        """Return the records of rounds: sample_id, version and round."""
-        frames = [self.frame(made.number).filter("drawn").with_columns(round=pl.lit(made.number)) for made in rounds]
-        empty = pl.DataFrame(schema={**FRAME, "round": pl.Int32})
-        return pl.concat([empty, *frames]).select("sample_id", "version", "round")
+        """Return the drawn rows of the frames of rounds: each record once, with the most answers asked for."""
+        frames = [self.frame(made.number).filter("drawn") for made in rounds]
+        rows = pl.concat([FRAME.to_frame(), *frames]).with_columns(pl.col("answers").max().over(KEYS))
+        return rows.unique(KEYS, keep="last", maintain_order=True)
 
     def records(self, made: Round) -> list[Record]:
         """Return the records of a round as annotators were shown them."""
@@ -122,12 +126,8 @@ class Rounds:
         Columns: sample_id, version. A discarded record waits for nobody: whoever discarded it is not shown it again.
         """
         given = latest(self.reviews()).filter(pl.col("status") != "draft").group_by(KEYS).len("given")
-        frames = [self.frame(made.number).filter("drawn").select(*KEYS, "answers") for made in self.current]
-        wanted = (
-            pl.concat([FRAME.to_frame().select(*KEYS, "answers"), *frames]).group_by(KEYS).agg(pl.col("answers").max())
-        )
         waits = pl.col("given").fill_null(0) < (pl.col("answers") if for_all else 1)
-        return wanted.join(given, on=KEYS, how="left").filter(waits).select(KEYS)
+        return self.drawn(self.current).join(given, on=KEYS, how="left").filter(waits).select(KEYS)
 
     def settlement(self, arbiter: str | None) -> pl.DataFrame:
         """Return one verdict per record that was answered: see `verdicts.settle`."""
@@ -160,13 +160,13 @@ class Rounds:
                 f"{path} cannot be read ({cause}); put back a copy of it, verdicts depend on it"
             ) from error
 
-    def _read(self, name: str, make: Callable[..., Entry]) -> list[Entry]:
+    def _read(self, name: str, make: Callable[[dict[str, Any]], Entry]) -> list[Entry]:
         path = self._path / name
         if not path.exists():
             return []
         try:
             entries = json.loads(path.read_text(encoding="utf-8"))
-            return [make(entry) if make is record_from else make(**entry) for entry in entries]
+            return [make(entry) for entry in entries]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise InputError(f"{path} is damaged ({error}); put back a copy of it, verdicts depend on it") from error
 

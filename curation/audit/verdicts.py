@@ -9,6 +9,7 @@ import polars as pl
 
 from curation.audit.questions import VERDICTS
 
+KEYS = ["sample_id", "version"]  # of a record: another answer to the same sample is another record
 CONFLICT = "conflict"
 SETTLED = ("correct", "wrong")
 
@@ -27,7 +28,7 @@ def latest(reviews: pl.DataFrame) -> pl.DataFrame:
     return (
         reviews.sort("given_at", maintain_order=True)
         .with_columns(who)
-        .unique(["sample_id", "version", "who"], keep="last", maintain_order=True)
+        .unique([*KEYS, "who"], keep="last", maintain_order=True)
         .drop("who")
     )
 
@@ -40,7 +41,7 @@ def settle(answers: pl.DataFrame, arbiter: str | None = None) -> pl.DataFrame:
     """
     rows = [
         _settled(list(group.iter_rows(named=True)), arbiter)
-        for group in answers.sort("given_at", "annotator").partition_by("sample_id", "version", maintain_order=True)
+        for group in answers.sort("given_at", "annotator").partition_by(KEYS, maintain_order=True)
     ]
     return pl.DataFrame(rows, schema=SETTLEMENT, orient="row")
 
@@ -103,8 +104,8 @@ def agreement(answers: pl.DataFrame) -> pl.DataFrame:
     """
     rows = []
     for question, (level, value) in QUESTIONS.items():
-        given = answers.select("sample_id", "version", "annotator", "stratum", value=value).drop_nulls("value")
-        several = given.filter(pl.len().over("sample_id", "version") > 1)
+        given = answers.select(*KEYS, "annotator", "stratum", value=value).drop_nulls("value")
+        several = given.filter(pl.len().over(KEYS) > 1)
         for stratum, part in [
             (None, several),
             *((key[0], part) for key, part in several.group_by("stratum", maintain_order=True)),
@@ -118,7 +119,7 @@ def _agreement(answers: pl.DataFrame, level: Level | None) -> dict[str, Any]:
     if answers.is_empty():
         return {"records": 0, "percentage": None, "alpha": None}
     codes = answers.with_columns(pl.col("value").rank("dense").cast(pl.Float64))
-    matrix = codes.pivot("annotator", index=["sample_id", "version"], values="value").drop("sample_id", "version")
+    matrix = codes.pivot("annotator", index=KEYS, values="value").drop(KEYS)
     values = matrix.to_numpy().astype(float)
     alpha = _alpha(values, level) if level and codes["value"].n_unique() > 1 else None
     return {"records": len(values), "percentage": _same_pairs(answers), "alpha": alpha}
@@ -132,8 +133,7 @@ def _alpha(values: npt.NDArray[np.float64], level: Level) -> float:
 
 def _same_pairs(answers: pl.DataFrame) -> float:
     """Return the share of equal ones among all pairs of answers to the same record."""
-    keys = ["sample_id", "version"]
-    answered = answers.group_by(keys).len("n")
-    same = answers.group_by(*keys, "value").len("n")
+    answered = answers.group_by(KEYS).len("n")
+    same = answers.group_by(*KEYS, "value").len("n")
     pairs = [int((frame["n"] * (frame["n"] - 1)).sum()) for frame in (same, answered)]
     return pairs[0] / pairs[1]
