@@ -25,7 +25,7 @@ from curation.difficulty import _by_length, _groups, score_chunk, sequence_figur
 from curation.kernels import TOP_P, batched_figures, row_figures
 from curation.student import Encoded, Student
 from stillhouse.models import load_causal_lm
-from stillhouse.recipe import OFFLINE_LLM
+from stillhouse.sections import OFFLINE_LLM
 
 TEXTS = Path(__file__).parent.parent / "recipes" / "demo_texts.jsonl"
 QUESTION = "Is the author of this text content with what it is about? Answer with one word."

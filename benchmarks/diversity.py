@@ -26,7 +26,7 @@ from curation.diversity import (
     nearest_covers,
 )
 from stillhouse.encoder import load_encoder
-from stillhouse.recipe import OFFLINE_ENCODER
+from stillhouse.sections import OFFLINE_ENCODER
 
 NAMES = Path(__file__).parent.parent / "tests" / "data" / "attribute_names.csv"
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")

@@ -31,7 +31,8 @@ from pipelines.prompting import Asker, Template, object_schema
 from pipelines.responses import answer_samples
 from stillhouse.display import Display
 from stillhouse.encoder import load_encoder
-from stillhouse.recipe import Recipe, Responses
+from stillhouse.recipe import Recipe
+from stillhouse.sections import Responses
 from stillhouse.store import RunFolder
 from stillhouse.tasks import Task
 

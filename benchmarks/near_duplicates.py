@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from stillhouse.encoder import load_encoder
 from stillhouse.near_duplicates import find_near_duplicates
-from stillhouse.recipe import OFFLINE_ENCODER
+from stillhouse.sections import OFFLINE_ENCODER
 
 THRESHOLD, BLOCK_ROWS = 0.9, 1024
 REAL, SMALL, LARGE = 15_000, 20_000, 100_000

@@ -45,7 +45,7 @@ def print_agreement(encoders: list[str], clusters: int, removals: int) -> None:
     from sklearn.metrics import normalized_mutual_info_score as information
 
     from pipelines.clustering import cluster
-    from stillhouse.recipe import Perspectives
+    from stillhouse.sections import Perspectives
 
     names, counts, reference = read_names()
     vectors = encode(names, encoders)
@@ -117,7 +117,7 @@ def read_names() -> tuple[list[str], np.ndarray, list[str]]:
 def encode(names: list[str], encoders: list[str]) -> np.ndarray:
     """Return the names' vectors."""
     from stillhouse.encoder import load_encoder
-    from stillhouse.recipe import OFFLINE_ENCODER
+    from stillhouse.sections import OFFLINE_ENCODER
 
     return load_encoder(encoders or OFFLINE_ENCODER, "cpu").encode(names)
 

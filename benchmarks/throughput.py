@@ -28,7 +28,7 @@ from pipelines.engine import Engine
 from pipelines.journal import Journal
 from pipelines.teachers import Backend
 from stillhouse.progress import Unseen
-from stillhouse.recipe import Runtime, Teacher
+from stillhouse.sections import Runtime, Teacher
 
 PORT, MODEL = 8769, "sleeper"
 TRIALS = ((0.05, 1_000, 32), (0.05, 20_000, 32), (2.0, 1_000, 250), (2.0, 20_000, 1_000))  # seconds, rows, in flight

@@ -8,8 +8,8 @@ from curation.quotas import fill_quotas
 from curation.selection import Control, VectorsOf, chances, control_chances
 from stillhouse.errors import RunError
 from stillhouse.progress import Counts
-from stillhouse.recipe import Curation, Quota
 from stillhouse.schemas import DECISIONS, conform
+from stillhouse.sections import Curation, Quota
 
 # The filters in their order; `selection` has the last word.
 STAGES = ("validity", "near_duplicate", "difficulty", "selection")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from stillhouse.recipe import Quota
+from stillhouse.sections import Quota
 
 
 def fill_quotas(eligible: pl.DataFrame, quotas: Sequence[Quota]) -> pl.DataFrame:

@@ -12,8 +12,8 @@ from stillhouse.checkpoint import Checkpoint
 from stillhouse.errors import RunError
 from stillhouse.near_duplicates import NearDuplicates, find_near_duplicates
 from stillhouse.progress import Progress
-from stillhouse.recipe import Curation
 from stillhouse.schemas import SCORES, table_of
+from stillhouse.sections import Curation
 
 GROUP = {"all": None, "instruction": "instruction_id", "text": "text_id"}
 

@@ -10,7 +10,7 @@ import polars as pl
 from curation.diversity import facility_location, k_center
 from stillhouse.draws import uniform
 from stillhouse.near_duplicates import Vectors
-from stillhouse.recipe import Curation
+from stillhouse.sections import Curation
 
 Floats = npt.NDArray[np.float64]
 Control = Literal["random", "top", "diverse"]

@@ -7,7 +7,7 @@ from distilabel.pipeline import Pipeline
 from distilabel.steps import LoadDataFromDicts
 
 from stillhouse.in_distilabel import FindNearDuplicates, ScoreDifficulty
-from stillhouse.recipe import OFFLINE_LLM
+from stillhouse.sections import OFFLINE_LLM
 
 ROWS = [
     {"instruction": "Is this positive or negative? I love it.\n", "generation": "positive"},

@@ -41,7 +41,7 @@ def corrections(tables: Tables) -> pl.DataFrame:
 def published_rows(tables: Tables, teacher: str) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the kept rows and the rejected ones (with filter and reason), both in the order of `responses`.
 
-    `tables` are those of `audited`.
+    `tables` are those of `gates.gated`: a sample may show another text than it was made of, or none (`shown`).
     """
     audit = tables["audit"].select("sample_id", audit=pl.col("outcome").cast(pl.String))
     instructions = tables["instructions"].select(
@@ -49,11 +49,12 @@ def published_rows(tables: Tables, teacher: str) -> tuple[pl.DataFrame, pl.DataF
         pl.col("lineage").struct.field("attributes"),
     )  # fmt: skip
     perspectives = tables["perspectives"].select("perspective_id", pl.col("head").alias("perspective"))
-    decisions = tables["decisions"].select("sample_id", "kept", pl.col("stage").alias("rejected_by"), "reason")
+    decisions = tables["decisions"].select("sample_id", "kept", "reason", rejected_by=pl.coalesce("gate", "stage"))
     rows = (
         tables["responses"]
         .drop("reason")
         .join(tables["texts"], on="text_id", maintain_order="left")
+        .with_columns(pl.coalesce("shown", "text").alias("text"))
         .join(instructions, on="instruction_id", maintain_order="left")
         .join(perspectives, on="perspective_id", maintain_order="left")
         .join(tables["scores"], on="sample_id", how="left", maintain_order="left")

@@ -14,8 +14,8 @@ from pipelines.names import fold_names, normalise_name
 from pipelines.prompting import Asker, Template, load_template, object_schema, sample_shots
 from stillhouse.errors import RunError
 from stillhouse.progress import Counts
-from stillhouse.recipe import Attributes, Domain
 from stillhouse.schemas import ATTRIBUTES, table_of
+from stillhouse.sections import Attributes, Domain
 
 SHOTS = 4
 SHOT_SETS = 4  # texts share this many draws of shots, so that teachers compute each prefix once

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pipelines.calls import Answer, Call
 from pipelines.journal import Usage
 from stillhouse.errors import RunError
-from stillhouse.recipe import Price, Runtime
+from stillhouse.sections import Price, Runtime
 
 CHARACTERS_PER_TOKEN = 2.0  # few, so that a prompt is seldom longer than was set aside for it
 MILLION = 1_000_000

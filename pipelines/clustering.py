@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from pipelines.affinity import propagate
 from stillhouse.errors import RunError
-from stillhouse.recipe import Perspectives
+from stillhouse.sections import Perspectives
 
 Vectors = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.calls import UnusableAnswerError
 from pipelines.prompting import object_schema
-from stillhouse.recipe import Instructions
+from stillhouse.sections import Instructions
 from stillhouse.tasks import FIELD_KINDS, Task, record_fields, record_schema, render
 
 MAX_SENTENCE = 200

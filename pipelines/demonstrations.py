@@ -11,7 +11,7 @@ from pipelines.definitions import Demo, Draft
 from pipelines.engine import Engine
 from pipelines.prompting import Asker, load_template, object_schema
 from pipelines.validation import echo_of, repeats_itself
-from stillhouse.recipe import Instructions
+from stillhouse.sections import Instructions
 from stillhouse.tasks import render
 
 DEMOS_PER_CALL = 2

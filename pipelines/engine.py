@@ -22,7 +22,7 @@ from pipelines.teachers import Backend, open_teacher
 from pipelines.teachers.backend import CallFailedError, StoppedError, TransientError
 from stillhouse.errors import RunError
 from stillhouse.progress import BREAKER, BREAKER_FAILURES, BREAKER_WINDOW, Progress, Tally
-from stillhouse.recipe import Runtime, Teacher
+from stillhouse.sections import Runtime, Teacher
 
 Item = TypeVar("Item")
 OpenTeacher = Callable[[Teacher, Runtime, Journal], AbstractAsyncContextManager[list[Backend]]]

@@ -28,8 +28,8 @@ from pipelines.prompting import Asker, Template, load_template
 from stillhouse.encoder import Encoder
 from stillhouse.near_duplicates import find_near_duplicates
 from stillhouse.progress import Counts
-from stillhouse.recipe import Instructions
 from stillhouse.schemas import INSTRUCTIONS, table_of
+from stillhouse.sections import Instructions
 from stillhouse.tasks import Task
 
 ATTRIBUTES_SHOWN = 5

@@ -11,8 +11,8 @@ from pipelines.clustering import Vectors, cluster
 from stillhouse.encoder import Encoder
 from stillhouse.errors import RunError
 from stillhouse.progress import Counts
-from stillhouse.recipe import Perspectives
 from stillhouse.schemas import PERSPECTIVES, table_of
+from stillhouse.sections import Perspectives
 
 SAME_PERSPECTIVE = 0.5  # share of mentions in common, of those in either, above which a perspective is the same
 

@@ -14,7 +14,7 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
 from pipelines.calls import Call, JsonSchema, Message
-from stillhouse.recipe import Teacher
+from stillhouse.sections import Teacher
 
 FRAME = re.compile(r"\s*\n\s*(answer|text|example text|instruction|task|description|attributes?)\s*:", re.IGNORECASE)
 REFUSED_SHOWN = 400  # characters of an invalid answer that are shown to the teacher again

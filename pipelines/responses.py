@@ -14,8 +14,8 @@ from pipelines.pairing import Cell, pair_evenly
 from pipelines.prompting import Asker, load_template, object_schema
 from pipelines.validation import wording_fault
 from stillhouse.progress import Counts
-from stillhouse.recipe import Responses
 from stillhouse.schemas import RESPONSES, table_of
+from stillhouse.sections import Responses
 from stillhouse.tasks import Task, longest_answer, render, unrender
 
 FRAME_TOKENS, CHARACTERS_PER_TOKEN = 40, 2.5  # of JSON around an answer; few, so that no valid answer is cut

@@ -1,8 +1,8 @@
 """A run: the stages of a recipe, one after the other, as far as they are not done yet.
 
 A stage whose fingerprint stands in the manifest is skipped. The fingerprint covers the stages before it, its recipe
-keys, the content of text sources and local models, and the source code of its modules. It leaves out `runtime` and
-the place of files and servers, which change no row, and, but for the dataset, `name` and `publish`.
+keys, the content of text sources, evaluation sets and local models, and the source code of its modules. It leaves out
+`runtime` and the place of files and servers, which change no row, and, but for gates and dataset, `name` and `publish`.
 """
 
 import hashlib
@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from stillhouse import __version__
-from stillhouse.encoder import check_encoder
+from stillhouse.encoder import ENCODER_PACKAGES, check_encoder
 from stillhouse.errors import InputError, RunError
 from stillhouse.files import source_files
-from stillhouse.models import check_causal_lm, content_digest, gguf_file, torch_device
+from stillhouse.models import GGUF_PACKAGES, check_causal_lm, content_digest, gguf_file, torch_device
 from stillhouse.progress import Counts, Progress
 from stillhouse.recipe import Recipe
 from stillhouse.store import RunFolder
@@ -85,8 +85,12 @@ class Build:
 
     def check(self) -> None:
         """Find what is wrong before anything is spent. Raises InputError."""
+        from hub_cards.evaluation import evaluation_files
+
         for source in self.recipe.texts.sources:
             source_files(source)
+        for source in self.recipe.publish.leaks.evaluation:
+            evaluation_files(source)
         if not self.recipe.imported:
             self._check_generation()
         check_encoder(self.recipe.curation.encoder)
@@ -200,7 +204,7 @@ def fingerprints(stages: Sequence[Stage], recipe: Recipe, folder: RunFolder | No
     `folder` is where a person's edits of the instructions may lie.
     """
     data = recipe.model_dump(mode="json")
-    for source in data["texts"]["sources"]:
+    for source in (*data["texts"]["sources"], *data["publish"]["leaks"]["evaluation"]):
         source["path"] = source["path"] and Path(source["path"]).name  # the content counts, not where it lies
     found: dict[str, dict[str, str]] = {}
     for stage in stages:
@@ -215,13 +219,19 @@ def fingerprints(stages: Sequence[Stage], recipe: Recipe, folder: RunFolder | No
 
 
 def _inputs(stage: Stage, recipe: Recipe, data: dict[str, Any]) -> list[str | None]:
-    """Return digests of the files that a stage reads besides tables: text sources, local models."""
+    """Return digests of the files that a stage reads besides tables: text sources, evaluation sets, local models."""
     if "texts" in stage.keys:
         return [_file_digest(file) for source in recipe.texts.sources for file in source_files(source)]
+    sets: list[str | None] = []
+    if "publish.leaks" in stage.keys:
+        from hub_cards.evaluation import evaluation_files
+
+        sets = [_file_digest(file) for one in recipe.publish.leaks.evaluation for file in evaluation_files(one)]
     models = MODELS & set(stage.keys)
     names = ("perspectives.encoder" if key == "perspectives" else key for key in sorted(models))
     references = [_value_at(data, name) for name in names]
-    return [content_digest(one) for some in references for one in (some if isinstance(some, list) else [some]) if one]
+    flat = (one for some in references for one in (some if isinstance(some, list) else [some]) if one)
+    return sets + [content_digest(one) for one in flat]
 
 
 def _from_people(stage: Stage, folder: RunFolder | None) -> list[str | None]:
@@ -234,7 +244,10 @@ def _from_people(stage: Stage, folder: RunFolder | None) -> list[str | None]:
 
 def versions() -> dict[str, str]:
     """Return the versions that a run depends on."""
-    names = ("xllamacpp", "vllm", "torch", "transformers", "sentence-transformers", "scikit-learn", "polars")
+    names = (
+        *("xllamacpp", "vllm", "torch", "transformers", "sentence-transformers", "scikit-learn", "polars"),
+        *(*GGUF_PACKAGES, *ENCODER_PACKAGES),
+    )
     installed = {distribution.name.lower(): distribution.version for distribution in metadata.distributions()}
     found = {name: installed[name] for name in names if name in installed}
     return {"stillhouse": __version__, "python": platform.python_version(), **found}
@@ -264,4 +277,4 @@ def _code_digest(module: str) -> str:
     return _digest([[path.name, _file_digest(path)] for path in files])
 
 
-CODE_SUFFIXES = {".py", ".yaml", ".jinja"}
+CODE_SUFFIXES = {".py", ".yaml", ".jinja", ".parquet"}

@@ -126,8 +126,9 @@ def score(
 ) -> None:
     """Score how difficult prompt/completion (or messages) data is for a student. Resumes where it stopped."""
     from stillhouse.job import score_pairs
-    from stillhouse.recipe import Curation, Imported, from_options
+    from stillhouse.recipe import from_options
     from stillhouse.scored import source_of
+    from stillhouse.sections import Curation, Imported
 
     source = source_of(data, split, revision, limit)
     given = {"student": student, "proxy": proxy, "series": series, "max_length": max_length, "dtype": dtype}
@@ -232,18 +233,29 @@ def import_instructions(
     typer.echo("Next: stillhouse run RECIPE, which goes on from these instructions")
 
 
-@app.command(epilog="Example: stillhouse publish runs/demo --to published/demo")
+@app.command(
+    epilog="Examples: stillhouse publish runs/demo --to ./published/demo | stillhouse publish runs/demo "
+    "--to OWNER/NAME --tag v1.0 | stillhouse publish runs/demo --to OWNER/NAME --dry-run"
+)
 def publish(
     run_folder: RunPath,
-    to: Annotated[Path, typer.Option(help="New folder.", show_default=False)],
+    to: Annotated[str, typer.Option(help="OWNER/NAME on the Hub, or a folder: ./name, /name.", show_default=False)],
+    tag: Annotated[str | None, typer.Option(help="Name of the version, for example v1.0.")] = None,
+    message: Annotated[str, typer.Option(help="Message of the commit.")] = "",
+    pull_request: Annotated[bool, typer.Option("--pull-request", help="Ask the owners to merge it.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="A new repository is public; private unless given.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show files, sizes and the card; change nothing.")] = False,
     without_audit: Annotated[
         str | None, typer.Option(metavar="WORDS", help="Why it is published though no audit accepts it: for the card.")
     ] = None,
 ) -> None:
-    """Publish the dataset of a run whose audit accepts it."""
-    from stillhouse.job import publish_run
+    """Publish the dataset of a run, in one commit. Repeated, it sends what is missing; nothing changed, no commit."""
+    from stillhouse.publishing import Publishing
+    from stillhouse.publishing import publish as publish_made
 
-    publish_run(run_folder, to, without_audit)
+    how = Publishing(tag, message, pull_request, not public, dry_run, without_audit)
+    with interruptible():
+        publish_made(run_folder, to, how)
 
 
 review = typer.Typer(no_args_is_help=True, help="People check a sample of a run: in Argilla, or in files.")
@@ -349,11 +361,12 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of order and dropout.")] = 42,
 ) -> None:
     """Fine-tune a student on a published dataset, with the loss on completions only."""
-    from training.sft import TrainSettings, train_student
+    from stillhouse import job
+    from training.sft import TrainSettings
 
     settings = TrainSettings(max_steps, batch_size, learning_rate, max_length, seed)
     with interruptible():
-        report = train_student(dataset, revision, student, out, settings)
+        report = job.train(dataset, revision, student, out, settings)
     typer.echo(report.summary())
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from stillhouse.recipe import Quota
+from stillhouse.sections import Quota
 
 CELL = ["perspective", "task_type", "domain"]
 STEPS = ("paired", "valid", "unique", "scored", "kept")
@@ -27,7 +27,7 @@ def coverage(tables: dict[str, pl.DataFrame]) -> pl.DataFrame:
     steps = [pl.len().alias("paired"), (pl.col("status") == "valid").sum().alias("valid")]
     if "decisions" in tables:
         samples = samples.join(tables["decisions"].select("sample_id", "stage", "kept"), on="sample_id")
-        past = pl.col("stage")
+        past = pl.col("stage")  # `audit` leaves samples out that the selection kept
         steps += [
             past.is_in(["difficulty", "selection", "audit"]).sum().alias("unique"),
             past.is_in(["selection", "audit"]).sum().alias("scored"),

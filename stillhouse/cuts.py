@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 
 from stillhouse.errors import InputError
-from stillhouse.recipe import Curation, from_options, load_recipe
+from stillhouse.recipe import from_options, load_recipe
+from stillhouse.sections import Curation
 from stillhouse.store import RunFolder, write_atomically, write_parquet
 
 if TYPE_CHECKING:

@@ -1,10 +1,10 @@
 """What a person sees in the terminal: header, live progress, closing summary."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import polars as pl
 from rich.console import Console, RenderableType
@@ -17,7 +17,11 @@ from rich.text import Text
 from stillhouse.coverage import STEPS
 from stillhouse.inspection import plain
 from stillhouse.progress import BREAKER, Counts, Tally
-from stillhouse.recipe import Price, Recipe
+from stillhouse.recipe import Recipe
+from stillhouse.sections import Price
+
+if TYPE_CHECKING:
+    from hub_cards.folders import Change, Published
 
 PROMPT_SHOWN = 700  # characters of a sample's prompt
 SHORT_TYPES = {"classification": "classify", "extraction": "extract", "structured": "record"}  # 80 columns are few
@@ -195,6 +199,25 @@ class Display:
         told = ", ".join(f"{name} {count:,}" for name, count in cut["counts"].items())
         self.console.print(table, "", _compared_cuts(reports))
         self.console.print(f"\nOf {cut['name']}: {told}")
+
+    def file_changes(self, changes: Sequence["Change"], card: str) -> None:
+        """Show the files that publishing would change, and the card."""
+        table = Table(box=None, pad_edge=False)
+        for name in ("file", "bytes", ""):
+            table.add_column(name, justify="right" if name == "bytes" else "left", header_style="dim")
+        for change in changes:
+            table.add_row(Text(plain(change.path)), f"{change.size:,}", change.kind)
+        self.console.print(Text(plain(card)), soft_wrap=True)  # as it is written, to read or to copy
+        self.console.print("", table, "")
+
+    def published(self, made: "Published") -> None:
+        """Say what was published, and where."""
+        differing = [change for change in made.changes if change.kind != "unchanged"]
+        changed = f"{len(differing):,} files changed" if differing else "nothing has changed, so nothing was sent"
+        request = f", pull request {made.pull_request}" if made.pull_request else ""
+        commit = f" at {made.commit[:12]}" if made.commit else ""
+        told = f"{made.url}{commit}: {changed}{', private' * made.private}{request}"
+        self.console.print(Text(plain(told)), soft_wrap=True)  # an address can be clicked in one piece
 
     def next_command(self, *commands: str) -> None:
         """Say what to type next."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from stillhouse.errors import InputError
-from stillhouse.recipe import TextSource
+from stillhouse.sections import TextSource
 
 READABLE = {".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".txt"}
 

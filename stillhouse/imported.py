@@ -10,8 +10,8 @@ import polars as pl
 
 from stillhouse.errors import InputError
 from stillhouse.pairs import Pairs, Prompt, read_pairs
-from stillhouse.recipe import UNKNOWN, Imported, TextSource
 from stillhouse.schemas import ATTRIBUTES, INSTRUCTIONS, PERSPECTIVES, RESPONSES, TEXTS, table_of
+from stillhouse.sections import UNKNOWN, Imported, TextSource
 
 ROW_ID = "stillhouse_id"
 SCORED = ("difficulty", "perplexity", "ifd", "output_tokens")

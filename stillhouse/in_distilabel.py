@@ -28,7 +28,7 @@ from stillhouse.errors import StillhouseError
 from stillhouse.models import Dtype
 from stillhouse.near_duplicates import find_near_duplicates
 from stillhouse.progress import Unseen
-from stillhouse.recipe import OFFLINE_ENCODER, Runtime, Teacher
+from stillhouse.sections import OFFLINE_ENCODER, Runtime, Teacher
 from stillhouse.series import SeriesName
 
 

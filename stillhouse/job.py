@@ -11,24 +11,25 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from rich.console import Console
 
-from stillhouse.build import fingerprints
 from stillhouse.coverage import coverage, unmet_quotas
 from stillhouse.cuts import Cut, difference, diversity_of, last_cut, make_cuts
 from stillhouse.display import Display
-from stillhouse.errors import InputError, RunError
+from stillhouse.errors import InputError
 from stillhouse.inspection import CARDS_SHOWN, choose, counts_by, show_cards, show_counts
 from stillhouse.planning import make_plan, over_cap, totals
 from stillhouse.progress import Unseen
-from stillhouse.recipe import Curation, Imported, Recipe, TextSource, load_recipe
+from stillhouse.recipe import Recipe, load_recipe
 from stillhouse.schemas import FAILURES, TABLES
 from stillhouse.scored import score_file, summary_of
-from stillhouse.stages import STAGES, audit_samples, build_of, stages_of
+from stillhouse.sections import Curation, Imported, TextSource
+from stillhouse.stages import STAGES, audit_samples, build_of, gates_of, stages_of
 from stillhouse.store import RunFolder, write_atomically, write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipelines.edits import Entry
+    from training.sft import TrainReport, TrainSettings
 
 SAMPLES_SHOWN = 3
 
@@ -317,7 +318,7 @@ def select_cuts(
 
 def write_cut_dataset(folder: RunFolder, cut: Cut) -> Path:
     """Write a cut as a dataset folder of its own; return it."""
-    from hub_cards.dataset import write_dataset
+    from hub_cards.dataset import Found, write_dataset
 
     recipe = load_recipe(folder.recipe_path)
     recipe = recipe.model_copy(update={"name": f"{recipe.name}-{cut.name}"[:80], "curation": cut.settings})
@@ -325,46 +326,25 @@ def write_cut_dataset(folder: RunFolder, cut: Cut) -> Path:
     if cut.control_of:
         kind = cut.name.removeprefix(f"{cut.control_of}-")
         made["curation"] |= {"strategy": f"{kind}, as many as in the cut {cut.control_of}", "quotas": []}
-    tables = {**{name: folder.read_table(name) for name in TABLES if name not in ("decisions", "audit")}}
+    build = build_of(recipe, folder, Unseen())
+    tables = {name: folder.read_table(name) for name in TABLES if name not in ("decisions", "audit", "gates")}
     tables["decisions"] = cut.decisions
-    tables["audit"], findings, _ = audit_samples(build_of(recipe, folder, Unseen()), cut.decisions)
+    tables["audit"], findings, _ = audit_samples(build, cut.decisions)
+    tables["gates"], gates, _ = gates_of(build, tables)
     target = folder.cut_path(cut.name) / "dataset"
-    write_dataset(target, tables, folder.manifest(), made, findings)
+    write_dataset(target, tables, folder.manifest(), made, Found(findings, gates))
     return target
 
 
-def publish_run(path: Path, to: Path, waiver: str | None = None) -> Path:
-    """Write the dataset of a run into a new folder, where its audit accepts it; return the folder.
+def train(dataset: str, revision: str | None, student: str, out: Path, settings: "TrainSettings") -> "TrainReport":
+    """Fine-tune a student on a published dataset and write its card; see `training.sft.train_student`."""
+    quiet_libraries()
+    from hub_cards.model import write_model_card
+    from training.sft import train_student
 
-    `waiver` says in words why it is published all the same, and stands in the card. Raises RunError where the audit
-    does not accept the dataset and there is no waiver, InputError where the folder exists or stages are not done.
-    """
-    from hub_cards.dataset import write_dataset
-
-    folder = opened(path)
-    recipe = load_recipe(folder.recipe_path)
-    missing = [stage.name for stage in stages_of(recipe) if stage.name not in folder.manifest()["stages"]]
-    if missing:
-        raise InputError(
-            f"{path}: not done yet: {', '.join(missing)}; `stillhouse review apply {path}` does the last ones"
-        )
-    if to.exists():
-        raise InputError(f"{to} exists; give another folder")
-    audited = folder.manifest()["stages"]["audit"]["input"]
-    if audited != fingerprints(stages_of(recipe), recipe, folder)["audit"]["input"]:
-        raise InputError(f"{path} has verdicts that its dataset does not know; `stillhouse review apply {path}` first")
-    findings = folder.findings()
-    if findings["decision"] != "accepted" and not (waiver and waiver.strip()):
-        raise RunError(
-            f"{path} is {findings['decision']}: {findings['why']}. `stillhouse review status {path}` shows it; to "
-            'publish it all the same, say why: --without-audit "WORDS THAT WILL STAND IN THE CARD"'
-        )
-    tables = {name: folder.read_table(name) for name in TABLES}
-    accepted = findings["decision"] == "accepted"
-    write_dataset(to, tables, folder.manifest(), recipe.model_dump(mode="json"), findings, None if accepted else waiver)
-    console = Console()
-    console.print(f"{path} is {findings['decision']} and published to {to}")
-    return to
+    report = train_student(dataset, revision, student, out, settings)
+    write_model_card(out)
+    return report
 
 
 def opened(path: Path) -> RunFolder:

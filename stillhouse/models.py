@@ -12,7 +12,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from stillhouse.errors import InputError
-from stillhouse.recipe import is_path
+from stillhouse.sections import is_path
 from stillhouse.store import replace_folder
 
 # Only packages named here are ever imported: a recipe is untrusted, and importing runs code.

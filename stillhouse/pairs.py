@@ -8,7 +8,7 @@ import polars as pl
 
 from stillhouse.errors import InputError
 from stillhouse.files import read_source, require_columns
-from stillhouse.recipe import TextSource
+from stillhouse.sections import TextSource
 
 Turn = dict[str, str]
 Prompt = str | list[Turn]  # a conversation of several turns is rendered by the student's chat template

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from stillhouse.display import figures_table
 from stillhouse.inspection import plain
-from stillhouse.recipe import Review
+from stillhouse.sections import Review
 
 if TYPE_CHECKING:
     from curation.audit.plan import Plan

@@ -15,8 +15,9 @@ from rich.console import Console
 from stillhouse.display import Display
 from stillhouse.errors import InputError
 from stillhouse.job import opened, put_instructions, quiet_libraries, undo_stages, write_kept
-from stillhouse.recipe import Recipe, Review, from_options, load_recipe
+from stillhouse.recipe import Recipe, from_options, load_recipe
 from stillhouse.review_display import show_findings, show_plan
+from stillhouse.sections import Review
 from stillhouse.stages import build_of
 from stillhouse.store import RunFolder
 
@@ -319,7 +320,7 @@ def _next(audit: Audit, findings: dict[str, Any]) -> list[str]:
     if findings["failing"]:
         return [f"stillhouse review apply {path}", f"stillhouse review push {path}"]
     if findings["decision"] == "accepted":
-        return [f"stillhouse review apply {path}", f"stillhouse publish {path} --to FOLDER"]
+        return [f"stillhouse review apply {path}", f"stillhouse publish {path} --to OWNER/NAME"]
     return [f"stillhouse review pull {path}"] if _pending(audit) else [f"stillhouse review push {path}"]
 
 

@@ -115,6 +115,20 @@ AUDIT = _schema(
     settled_at=pl.Datetime("us", "UTC"),
 )
 
+# What the gates found in samples, instructions and perspectives (their ids are keys), and how a redacted sample leaves.
+GATES = _schema(
+    key=pl.String,
+    outcome=pl.Enum(["excluded", "redacted"]),
+    gate=pl.String,  # leak or privacy
+    reason=pl.String,
+    text=pl.String,
+    prompt=pl.String,
+    completion=pl.String,
+    difficulty=pl.Float64,
+    perplexity=pl.Float64,
+    ifd=pl.Float64,
+)
+
 TABLES: dict[str, pl.Schema] = {
     "texts": TEXTS,
     "attributes": ATTRIBUTES,
@@ -124,6 +138,7 @@ TABLES: dict[str, pl.Schema] = {
     "scores": SCORES,
     "decisions": DECISIONS,
     "audit": AUDIT,
+    "gates": GATES,
 }
 
 # What annotators said: every answer that was ever pulled, drafts and discarded ones too.
@@ -191,6 +206,23 @@ CORRECTIONS = _schema(
     settled_at=pl.Datetime("us", "UTC"),
 )
 REJECTED = _schema(**PUBLISHED, rejected_by=pl.String, reason=pl.String)
+
+# The texts of evaluation sets as hashes of their words (hub_cards/wording.py); that of SentiBench comes along.
+EVALUATION = _schema(
+    evaluation=pl.String,  # name of the set
+    row=pl.Int64,  # position in the set, from 0
+    words=pl.Int64,
+    whole=pl.UInt64,  # of the whole text; null where it is too short to be looked for
+    grams=pl.List(pl.UInt64),  # of every 13 words in a row; of all words where there are 8 to 12
+)
+# Texts that occur in evaluation sets: of each text, set and way the best.
+LEAKS = _schema(
+    number=pl.Int64,  # position of the text among those that were looked up, from 0
+    evaluation=pl.String,
+    how=pl.Enum(["exact", "contained", "13-gram", "neighbour"]),
+    score=pl.Float64,  # share of the text's 13-grams that stand in the evaluation text; the cosine; else 1
+    row=pl.Int64,  # of the evaluation text, in its set
+)
 
 
 def conform(frame: pl.DataFrame, schema: pl.Schema, name: str) -> pl.DataFrame:

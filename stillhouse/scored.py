@@ -16,18 +16,9 @@ from stillhouse.files import READABLE
 from stillhouse.models import check_causal_lm, content_digest
 from stillhouse.pairs import read_pairs
 from stillhouse.progress import Progress
-from stillhouse.recipe import (
-    UNKNOWN,
-    Curation,
-    Imported,
-    Recipe,
-    Runtime,
-    TextSource,
-    anchor_paths,
-    from_options,
-    is_path,
-)
+from stillhouse.recipe import Recipe, anchor_paths, from_options
 from stillhouse.schemas import SCORES
+from stillhouse.sections import UNKNOWN, Curation, Imported, Runtime, TextSource, is_path
 from stillhouse.store import write_atomically, write_parquet
 
 FIGURES = {

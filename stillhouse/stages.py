@@ -15,8 +15,9 @@ from stillhouse.checkpoint import Checkpoint
 from stillhouse.encoder import load_encoder
 from stillhouse.errors import RunError
 from stillhouse.progress import Counts, Progress
-from stillhouse.recipe import Imported, Recipe
+from stillhouse.recipe import Recipe
 from stillhouse.schemas import TABLES
+from stillhouse.sections import Imported
 from stillhouse.store import RunFolder, write_atomically, write_parquet
 from stillhouse.texts import read_texts
 
@@ -183,12 +184,35 @@ def _scorer(build: Build) -> Callable[[Sequence[tuple[str, str]]], "list[Score]"
     return score
 
 
-def _dataset(build: Build) -> Counts:
-    from hub_cards.dataset import write_dataset
+def _gates(build: Build) -> Counts:
+    tables = {name: build.table(name) for name in TABLES if name != "gates"}
+    table, found, counts = gates_of(build, tables)
+    build.folder.write_table("gates", table)
+    write_atomically(build.folder.gates_path, json.dumps(found, indent=2).encode())
+    return counts
 
-    tables = {name: build.table(name) for name in TABLES}
-    recipe = build.recipe.model_dump(mode="json")
-    return write_dataset(build.folder.dataset_path, tables, build.folder.manifest(), recipe, build.folder.findings())
+
+def gates_of(build: Build, tables: dict[str, pl.DataFrame]) -> tuple[pl.DataFrame, dict[str, Any], Counts]:
+    """Return what the gates make of samples and instructions, what they found, and the counts."""
+    from hub_cards.evaluation import load_evaluation
+    from hub_cards.gates import gate
+
+    settings, progress = build.recipe.publish, build.progress
+    evaluation = load_evaluation(settings.leaks)
+    encoder = None
+    if settings.leaks.similarity and len(evaluation.worded):
+        encoder = load_encoder(build.recipe.curation.encoder, build.recipe.runtime.device)
+    table, found = gate(tables, settings, evaluation, encoder, _scorer(build), progress)
+    counts = {outcome: table.filter(pl.col("outcome") == outcome).height for outcome in ("excluded", "redacted")}
+    return table, found, counts
+
+
+def _dataset(build: Build) -> Counts:
+    from hub_cards.dataset import Found, write_dataset
+
+    folder, tables = build.folder, {name: build.table(name) for name in TABLES}
+    found = Found(folder.findings(), folder.found_by_gates())
+    return write_dataset(folder.dataset_path, tables, folder.manifest(), build.recipe.model_dump(mode="json"), found)
 
 
 _TEACHER = (
@@ -233,8 +257,20 @@ _CURATION = (
         run=_audit,
     ),
     Stage(
-        "dataset",
+        "gates",
         needs=("decisions", "audit"),
+        keys=(*_SCORER, "publish.leaks", "publish.private", "curation.encoder"),
+        code=(
+            *(f"hub_cards.{module}" for module in ("gates", "evaluation", "leaks", "wording", "privacy", "personal")),
+            "hub_cards.credentials",
+            "hub_cards.data",
+            *_SCORING,
+        ),
+        run=_gates,
+    ),
+    Stage(
+        "dataset",
+        needs=("decisions", "audit", "gates"),
         keys=("name", "publish"),
         code=("hub_cards", "stillhouse.coverage", "stillhouse.draws"),
         run=_dataset,

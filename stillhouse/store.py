@@ -116,6 +116,11 @@ class RunFolder:
         """What the audit found, as data."""
         return self.path / "audit.json"
 
+    @property
+    def gates_path(self) -> Path:
+        """What the gates found, as data."""
+        return self.path / "gates.json"
+
     def cut_path(self, name: str) -> Path:
         """Folder of a cut that was made beside the run's own."""
         return self.path / "cuts" / name
@@ -150,11 +155,18 @@ class RunFolder:
 
     def findings(self) -> dict[str, Any]:
         """Return what the audit found."""
+        return self._found(self.findings_path)
+
+    def found_by_gates(self) -> dict[str, Any]:
+        """Return what the gates found."""
+        return self._found(self.gates_path)
+
+    def _found(self, path: Path) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = json.loads(self.findings_path.read_text(encoding="utf-8"))
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             remedy = f"`stillhouse review apply {self.path}` makes it"
-            raise InputError(f"{self.findings_path} is not there, or damaged ({error}); {remedy}") from error
+            raise InputError(f"{path} is not there, or damaged ({error}); {remedy}") from error
         return found
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:

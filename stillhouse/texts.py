@@ -11,8 +11,8 @@ import polars as pl
 from stillhouse.errors import InputError
 from stillhouse.files import read_source, require_columns
 from stillhouse.lexical import find_lexical_duplicates
-from stillhouse.recipe import TextSource
 from stillhouse.schemas import TEXTS, table_of
+from stillhouse.sections import TextSource
 
 
 def normalise(text: str) -> str:

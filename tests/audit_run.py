@@ -65,7 +65,7 @@ def audited_run(path: Path, samples: int, texts: list[str], **review: Any) -> Ru
         folder.write_table(name, table)
     prints = fingerprints(stages_of(recipe), recipe, folder)
     stages = {name: {**prints[name], "counts": {}, "seconds": 0.0, "failed": 0} for name in prints}
-    done = {name: entry for name, entry in stages.items() if name not in ("audit", "dataset")}
+    done = {name: entry for name, entry in stages.items() if name not in ("audit", "gates", "dataset")}
     folder.write_manifest({"name": recipe.name, "stages": done, "seconds": {}, "versions": {}})
     folder.write_recipe(recipe)
     ids = folder.read_table("responses")["sample_id"].to_list()

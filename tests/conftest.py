@@ -23,7 +23,7 @@ from curation.audit.local_server import Account, LocalServer, install, running  
 from pipelines.calls import UnusableAnswerError  # noqa: E402
 from stillhouse.encoder import Encoder, load_encoder  # noqa: E402
 from stillhouse.models import load_causal_lm  # noqa: E402
-from stillhouse.recipe import OFFLINE_ENCODER, OFFLINE_LLM  # noqa: E402
+from stillhouse.sections import OFFLINE_ENCODER, OFFLINE_LLM  # noqa: E402
 from tests.teacher_server import MODEL, TeacherServer, serve_teacher  # noqa: E402
 
 if TYPE_CHECKING:
@@ -102,8 +102,15 @@ def encoder() -> Encoder:
 
 @pytest.fixture(scope="session")
 def offline_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A finished run folder: the whole job with the embedded teacher, made once for all test processes."""
-    return _made_once("offline", tmp_path_factory, worker_id, lambda folder: _run(write_recipe(folder), folder))
+    """A finished run folder: the whole job with the embedded teacher, made once for all test processes.
+
+    One request at a time, so that it is the same run every time: in a batch, logits are rounded otherwise.
+    """
+
+    def make(folder: Path) -> "subprocess.CompletedProcess[str]":
+        return _run(write_recipe(folder, runtime={"concurrency": 1}), folder)
+
+    return _made_once("offline", tmp_path_factory, worker_id, make)
 
 
 @pytest.fixture(scope="session")

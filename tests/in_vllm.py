@@ -24,7 +24,7 @@ import pytest
 from pipelines.calls import Answer, Call
 from pipelines.engine import Engine
 from stillhouse.progress import Unseen
-from stillhouse.recipe import Runtime, Teacher
+from stillhouse.sections import Runtime, Teacher
 
 SCHEMA = {
     "type": "object",

@@ -269,7 +269,7 @@ def test_answers_pulled_before_a_fault_are_not_hidden_by_old_findings(
 ) -> None:
     push_round(run.path, {"annotators": 2, "overlap": 0.5})
     apply_findings(run.path)
-    assert {"audit", "dataset"} <= run.manifest()["stages"].keys()
+    assert {"audit", "gates", "dataset"} <= run.manifest()["stages"].keys()
     names = ["audited-round-1", "audited-round-1-overlap"]
     if json_of(run)[0]["answers"] == 2:
         names.reverse()
@@ -278,7 +278,7 @@ def test_answers_pulled_before_a_fault_are_not_hidden_by_old_findings(
     with pytest.raises(InputError, match=f"{names[1]}: not at"):
         pull_answers(run.path)
     assert len(reviews(run)) > 0
-    assert not {"audit", "dataset"} & run.manifest()["stages"].keys()
+    assert not {"audit", "gates", "dataset"} & run.manifest()["stages"].keys()
 
 
 def json_of(run: RunFolder) -> list[dict[str, Any]]:

@@ -19,8 +19,8 @@ from curation.audit.plan import KEPT, Plan, allocate, draw_dropped, draw_kept, m
 from curation.audit.records import record_of
 from curation.audit.strata import WHOLE, stratify
 from curation.audit.verdicts import CONFLICT, agreement, settle, standing
-from stillhouse.recipe import Review
 from stillhouse.schemas import REVIEWS, table_of
+from stillhouse.sections import Review
 from tests.audit_run import LABELS, TASKS
 
 SETTINGS = Review.model_validate({})

@@ -11,7 +11,7 @@ from curation.scoring import near_duplicates
 from curation.vectors import PARTS, content_of, embed_samples, load_vectors, vectors_of
 from stillhouse.encoder import Encoder
 from stillhouse.errors import RunError
-from stillhouse.recipe import Curation
+from stillhouse.sections import Curation
 
 ROWS = [
     ("Is it good?", "Lovely place", "yes"),

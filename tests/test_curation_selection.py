@@ -14,7 +14,7 @@ from curation.decisions import samples_of
 from curation.selection import draw, keep_probability, selection_probability
 from stillhouse.coverage import coverage, unmet_quotas
 from stillhouse.errors import RunError
-from stillhouse.recipe import Curation, Quota
+from stillhouse.sections import Curation, Quota
 
 
 @given(st.integers(1, 40), st.floats(0.01, 1.0), st.floats(0.05, 1.0))

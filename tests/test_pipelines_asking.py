@@ -8,7 +8,7 @@ import pytest
 from pipelines.asking import FAILED, Outcome, Question, ask_checked
 from pipelines.calls import Answer, Call, UnusableAnswerError
 from pipelines.prompting import Asker, Prompt
-from stillhouse.recipe import Teacher
+from stillhouse.sections import Teacher
 
 
 class _ScriptedEngine:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pipelines.attributes import _items, _question, _template, fold
 from pipelines.calls import Answer, UnusableAnswerError, parse_answer
-from stillhouse.recipe import Attributes, Domain, load_recipe
+from stillhouse.recipe import load_recipe
+from stillhouse.sections import Attributes, Domain
 from tests.conftest import ROOT, outcome
 
 ITEM = {"name": "Tone", "description": "how it sounds", "value": "calm"}

@@ -18,7 +18,7 @@ from pipelines.teachers.embedded import serve_embedded
 from pipelines.teachers.endpoint import Endpoint
 from stillhouse.errors import InputError, RunError
 from stillhouse.progress import BREAKER, Unseen
-from stillhouse.recipe import Runtime, Teacher
+from stillhouse.sections import Runtime, Teacher
 from tests.conftest import endpoint_teacher
 from tests.teacher_server import MODEL, TeacherServer, serve_teacher
 

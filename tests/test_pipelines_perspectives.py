@@ -11,7 +11,7 @@ from pipelines.clustering import cluster, name_nearness
 from pipelines.perspectives import count_names, find_perspectives
 from stillhouse.encoder import Encoder, load_encoder
 from stillhouse.errors import RunError
-from stillhouse.recipe import OFFLINE_ENCODER, Perspectives
+from stillhouse.sections import OFFLINE_ENCODER, Perspectives
 from tests.conftest import ROOT, published_names
 
 GROUPS = (

@@ -13,7 +13,7 @@ from pipelines.calls import Answer, Call, UnusableAnswerError, parse_answer
 from pipelines.definitions import analysis_schema, definition_schema, ideas_schema, read_definition, record_task
 from pipelines.prompting import Asker, load_template, object_schema, sample_shots
 from pipelines.teachers.endpoint import Endpoint, body_of
-from stillhouse.recipe import Instructions, Teacher
+from stillhouse.sections import Instructions, Teacher
 from stillhouse.tasks import Task
 
 DOMAIN = {"count": 2, "kind": "attributes", "guidelines": "traits"}

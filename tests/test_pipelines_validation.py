@@ -13,7 +13,7 @@ from pipelines.definitions import definition_schema, domain_words, read_analyses
 from pipelines.responses import checked_output
 from pipelines.validation import check_language, echo_of, is_other_language, is_refusal, repeats_itself
 from stillhouse.errors import InputError
-from stillhouse.recipe import Instructions, Responses
+from stillhouse.sections import Instructions, Responses
 from stillhouse.tasks import Task, longest_answer, record_schema
 from tests.conftest import outcome
 

@@ -23,6 +23,7 @@ def sources(path: Path, **fields: Any) -> dict[str, Any]:
         ["inspect"],
         ["instructions", "export"],
         ["instructions", "import"],
+        ["publish"],
         ["review", "up"],
         ["train"],
     ],

@@ -13,8 +13,8 @@ from curation.difficulty import score_samples
 from curation.student import Student
 from stillhouse.checkpoint import Checkpoint
 from stillhouse.imported import import_pairs
-from stillhouse.recipe import OFFLINE_LLM, Imported, TextSource
 from stillhouse.scored import import_recipe
+from stillhouse.sections import OFFLINE_LLM, Imported, TextSource
 from tests.conftest import stillhouse
 
 QUESTION = "Is this positive or negative?\n\nText: {}\n\nAnswer:\n"
@@ -148,7 +148,7 @@ def test_curating_accounts_for_every_row(tmp_path: Path) -> None:
     loaded = datasets.load_dataset(str(run / "dataset"), "rejected", split="train")
     assert len(loaded) == 4
     card = (run / "dataset" / "README.md").read_text()
-    assert "Prompts and completions that existed before" in card
+    assert "prompts and completions that existed before, curated" in card
     assert "teacher | unknown, revision unknown, unknown |" in card
     assert "machine-generated" not in card
     assert "language model's" not in card
@@ -163,7 +163,7 @@ def _the_run_can_be_used(data: Path, run: Path) -> None:
     cut = stillhouse("select", run, "--rate", 0.5, "--strategy", "hard", "--json")
     assert json.loads(cut.stdout)[0]["counts"]["kept"] == 3
     again = stillhouse("curate", data, "--rate", 1, "--max-length", 128, "--out", run)
-    assert again.stdout.count("done before") == 5
+    assert again.stdout.count("done before") == 6
     write(data, CURATED[:5])
     changed = stillhouse("curate", data, "--rate", 1, "--max-length", 128, "--out", run)
     assert changed.returncode == 2

@@ -12,7 +12,7 @@ import pytest
 from datasets import Dataset
 
 from pipelines.journal import Journal
-from stillhouse.recipe import OFFLINE_LLM
+from stillhouse.sections import OFFLINE_LLM
 from tests.conftest import endpoint_teacher
 from tests.teacher_server import TeacherServer
 

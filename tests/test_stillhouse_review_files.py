@@ -86,7 +86,7 @@ def test_a_round_comes_back_and_is_accepted(run: RunFolder, tmp_path: Path) -> N
     assert found["error_rate"]["rows"] == len(kept)
     assert [row["rate"] for row in found["dropped"]] == [1, 1, 1]
     target = tmp_path / "published"
-    assert "not done yet: audit, dataset" in stillhouse("publish", run.path, "--to", target).stderr
+    assert "not done yet: audit, gates, dataset" in stillhouse("publish", run.path, "--to", target).stderr
     review("apply", run)
     done = stillhouse("publish", run.path, "--to", target)
     assert done.returncode == 0, done.stderr
@@ -97,9 +97,11 @@ def test_a_round_comes_back_and_is_accepted(run: RunFolder, tmp_path: Path) -> N
     }  # fmt: skip
     card = (target / "README.md").read_text()
     assert "**Accepted**: between 0.0% and" in card
-    assert "published although" not in card.lower()
+    assert "Published although" not in card
+    before = {path: path.stat().st_mtime_ns for path in target.rglob("*")}
     again = stillhouse("publish", run.path, "--to", target)
-    assert (again.returncode, "exists" in again.stderr) == (2, True)
+    assert (again.returncode, "nothing has changed" in again.stdout) == (0, True)
+    assert {path: path.stat().st_mtime_ns for path in target.rglob("*")} == before
 
 
 def wrong_labels(row: dict[str, Any]) -> dict[str, Any]:
@@ -207,11 +209,29 @@ def test_where_every_instruction_fails_none_is_dropped(run: RunFolder) -> None:
     assert run.read_table("audit")["outcome"].unique().to_list() == ["rejected"]
 
 
+def test_what_is_tied_is_asked_again(run: RunFolder, tmp_path: Path) -> None:
+    answered(run, correct, "ann", "--records", 60)
+    (file,) = tmp_path.glob("ann-*.csv")
+    other = pl.read_csv(file, infer_schema_length=0).with_columns(annotator=pl.lit("ben"), verdict=pl.lit("wrong"))
+    other.write_csv(tmp_path / "ben.csv")
+    review("pull", run, "--from", tmp_path / "ben.csv")
+    assert json.loads(review("status", run, "--json"))["conflict"] == len(other)
+    review("push", run, "--records", 30, "--to", tmp_path / "more.csv")
+    first, second = (
+        pl.read_parquet(run.review_path / f"round-{number}.parquet").filter("drawn", population="kept")
+        for number in (1, 2)
+    )
+    assert len(second) == 30
+    assert set(second["sample_id"]) <= set(first["sample_id"]), "they come first in their strata"
+
+
 def test_verdicts_that_are_not_applied_hold_publishing_up(run: RunFolder, tmp_path: Path) -> None:
     answered(run, correct)
     review("apply", run)
     review("push", run, "--to", tmp_path / "more.csv", "--records", 20)
-    assert "not done yet: audit" in stillhouse("publish", run.path, "--to", tmp_path / "published").stderr
+    assert (
+        "not done yet: audit, gates, dataset" in stillhouse("publish", run.path, "--to", tmp_path / "published").stderr
+    )
     review("apply", run)
     waiting = stillhouse("publish", run.path, "--to", tmp_path / "published")
     assert (waiting.returncode, "20 records still wait" in " ".join(waiting.stderr.split())) == (1, True)
@@ -285,8 +305,8 @@ def test_publishing_all_the_same_is_told_in_the_card(run: RunFolder, tmp_path: P
     done = stillhouse("publish", run.path, "--to", target, "--without-audit", words)
     assert done.returncode == 0, done.stderr
     card = (target / "README.md").read_text()
-    assert "Published although the audit did not accept it" in card
-    assert "A trial for our own &lt;b&gt;team&lt;/b&gt; \\| not for \\`use\\`" in card
+    assert "Published although no audit accepts it" in card
+    assert "A trial for our own &#60;b&#62;team&#60;/b&#62; &#124; not for &#96;use&#96;" in card
     assert json.loads((target / "facts.json").read_text())["waiver"] == words
 
 

@@ -9,7 +9,8 @@ from transformers.utils import chat_template_utils
 
 from curation.student import Student
 from pipelines.prompting import Asker, Prompt
-from stillhouse.recipe import Teacher, load_recipe
+from stillhouse.recipe import load_recipe
+from stillhouse.sections import Teacher
 from stillhouse.series import SERIES, SeriesName
 from tests.conftest import ROOT
 

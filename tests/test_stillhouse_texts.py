@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillhouse.errors import InputError
-from stillhouse.recipe import TextSource
+from stillhouse.sections import TextSource
 from stillhouse.texts import normalise, read_texts, text_id
 
 TEXTS = ["Great soup, café style.", "Line one, line two", "Жаль, не понравилось 😞"]

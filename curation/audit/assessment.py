@@ -9,8 +9,8 @@ from curation.audit.intervals import Interval, simple_interval, stratified_inter
 from curation.audit.plan import DROPPED, KEPT
 from curation.audit.rounds import Rounds
 from curation.audit.verdicts import CONFLICT, KEYS, SETTLED, agreement, settle, standing
-from stillhouse.recipe import Review
 from stillhouse.schemas import FRAME
+from stillhouse.sections import Review
 
 LATER = "came in after round {}"
 BEFORE = "settled in an earlier generation"

@@ -8,8 +8,8 @@ import polars as pl
 
 from curation.audit.verdicts import KEYS, SETTLED
 from curation.difficulty import Score
-from stillhouse.recipe import UNKNOWN
 from stillhouse.schemas import AUDIT, table_of
+from stillhouse.sections import UNKNOWN
 from stillhouse.tasks import Task, render, unrender
 
 Scorer = Callable[[Sequence[tuple[str, str]]], list[Score]]  # of pairs of prompt and answer

@@ -8,8 +8,8 @@ import polars as pl
 
 from curation.audit.intervals import clopper_pearson, effective_size
 from stillhouse.draws import uniform
-from stillhouse.recipe import Review
 from stillhouse.schemas import FRAME, conform
+from stillhouse.sections import Review
 
 KEPT, DROPPED = "kept", "dropped"
 SECONDS_A_RECORD = 15

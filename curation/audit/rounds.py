@@ -12,8 +12,8 @@ import polars as pl
 from curation.audit.records import Answer, Record, record_from
 from curation.audit.verdicts import KEYS, latest, settle, standing
 from stillhouse.errors import InputError
-from stillhouse.recipe import Review
 from stillhouse.schemas import FRAME, REVIEWS, conform, table_of
+from stillhouse.sections import Review
 from stillhouse.store import write_atomically, write_parquet
 
 Entry = TypeVar("Entry")

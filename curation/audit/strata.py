@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from stillhouse.recipe import Review
+from stillhouse.sections import Review
 
 BANDS_OF_THREE = ("easy", "medium", "hard")
 WHOLE = "all rows"

@@ -10,7 +10,7 @@ from pipelines.teachers.batch import open_batch
 from pipelines.teachers.embedded import serve_embedded
 from pipelines.teachers.endpoint import Endpoint, EndpointBackend, check_endpoint, open_endpoint
 from pipelines.teachers.probing import find_dialect
-from stillhouse.recipe import Runtime, Teacher
+from stillhouse.sections import Runtime, Teacher
 
 __all__ = ["Backend", "open_teacher"]
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pipelines.teachers.endpoint import Endpoint
 from stillhouse.errors import RunError
 from stillhouse.models import gguf_file
-from stillhouse.recipe import Teacher
+from stillhouse.sections import Teacher
 
 CONTEXT_TOKENS = 4096  # per request: prompt and answer
 MAX_SLOTS = 8  # llama.cpp's throughput on CPU peaks here

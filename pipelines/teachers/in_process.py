@@ -15,7 +15,7 @@ from pipelines.calls import Answer, Call
 from pipelines.teachers.backend import CallFailedError
 from stillhouse.errors import InputError, RunError
 from stillhouse.models import transformers_source
-from stillhouse.recipe import Runtime, Teacher
+from stillhouse.sections import Runtime, Teacher
 
 PROMPT_AND_ANSWER_TOKENS = 8192
 

@@ -10,7 +10,7 @@ from pipelines.calls import Answer, Call
 from pipelines.teachers.backend import CallFailedError, TransientError
 from pipelines.teachers.endpoint import PROBED, EndpointBackend
 from stillhouse.errors import InputError
-from stillhouse.recipe import Teacher
+from stillhouse.sections import Teacher
 
 PROBE_TOKENS = 64
 ATTEMPTS, LONGEST_WAIT = 5, 20.0  # of a request, seconds between two
