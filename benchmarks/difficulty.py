@@ -21,10 +21,11 @@ import numpy as np
 import polars as pl
 import torch
 
-from curation.difficulty import _by_length, _groups, score_chunk, sequence_figures
+from curation.difficulty import score_chunk, sequence_figures
 from curation.kernels import TOP_P, batched_figures, row_figures
-from curation.student import Encoded, Student
+from curation.student import Student
 from stillhouse.models import load_causal_lm
+from stillhouse.reading import Encoded
 from stillhouse.sections import OFFLINE_LLM
 
 TEXTS = Path(__file__).parent.parent / "recipes" / "demo_texts.jsonl"
@@ -113,14 +114,12 @@ def bare_forward(rows: Sequence[Encoded], student: Student) -> None:
     """Compute hidden states and logits in the same batches, and nothing else."""
     with torch.inference_mode():
         pool = torch.empty(0)
-        for prefix, numbers in _groups(rows, student):
-            cache = student.remember(rows[numbers[0]].prompt[:prefix]) if prefix else None
-            for batch in _by_length(numbers, rows, prefix, student.batch_tokens):
-                hidden = student.hidden([rows[number] for number in batch], prefix, cache)
-                pool = torch.cat([pool, hidden]) if len(pool) else hidden
-                while len(pool) >= student.positions:
-                    student.logits(pool[: student.positions])
-                    pool = pool[student.positions :]
+        for batch in student.batches(rows):
+            hidden = student.hidden([rows[number] for number in batch.numbers], batch.prefix, batch.cache)
+            pool = torch.cat([pool, hidden]) if len(pool) else hidden
+            while len(pool) >= student.positions:
+                student.logits(pool[: student.positions])
+                pool = pool[student.positions :]
         if len(pool):
             student.logits(pool)
 

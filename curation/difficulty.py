@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from curation.kernels import TokenFigures, token_figures
-from curation.prefixes import shared_prefixes
-from curation.student import Encoded, Student
+from curation.student import Student
 from stillhouse.checkpoint import Checkpoint
+from stillhouse.reading import Encoded
 
 Sample = tuple[str | list[dict[str, str]], str]
 Report = Callable[[int, int], None]  # is told what is done, and the tokens read for it
@@ -128,15 +128,13 @@ def sequence_figures(
     ends = np.cumsum([len(row.output) for row in rows])
     pool, read, done = _Pool(student, np.concatenate([row.output for row in rows])), 0, 0
     with torch.inference_mode():
-        for prefix, numbers in _groups(rows, student):
-            cache = student.remember(rows[numbers[0]].prompt[:prefix]) if prefix else None
-            read += prefix
-            for batch in _by_length(numbers, rows, prefix, student.batch_tokens):
-                hidden = student.hidden([rows[number] for number in batch], prefix, cache)
-                pool.add(hidden, [np.arange(ends[number] - len(rows[number].output), ends[number]) for number in batch])
-                read += sum(len(rows[number]) - prefix for number in batch)
-                done += len(batch)
-                report(done, read)
+        for batch in student.batches(rows):
+            numbers = batch.numbers
+            hidden = student.hidden([rows[number] for number in numbers], batch.prefix, batch.cache)
+            pool.add(hidden, [np.arange(ends[number] - len(rows[number].output), ends[number]) for number in numbers])
+            read += batch.tokens
+            done += len(numbers)
+            report(done, read)
         figures = pool.close()
     cuts = [slice(end - len(row.output), end) for row, end in zip(rows, ends, strict=True)]
     return [TokenFigures(figures.loss[cut], figures.rank[cut], figures.nucleus[cut]) for cut in cuts], read
@@ -173,32 +171,6 @@ class _Pool:
         self.figures.loss[here], self.figures.rank[here] = found.loss, found.rank
         self.figures.nucleus[here] = found.nucleus
         self.hidden, self.places = ([hidden[size:]], [places[size:]]) if len(hidden) > size else ([], [])
-
-
-def _groups(rows: Sequence[Encoded], student: Student) -> list[tuple[int, list[int]]]:
-    """Return (tokens in common, row numbers) of the groups that are read with a shared prefix, and of the rest."""
-    order = sorted(range(len(rows)), key=lambda number: rows[number].prompt.tolist())
-    groups = [
-        (prefix, [order[place] for place in places])
-        for prefix, places in shared_prefixes([rows[number].prompt for number in order])
-    ]
-    shared = [group for group in groups if group[0]]
-    if shared and not student.shares(rows[shared[0][1][0]], shared[0][0]):
-        return [(0, order)]
-    rest = [number for prefix, numbers in groups if not prefix for number in numbers]
-    return [*shared, (0, rest)] if rest else shared
-
-
-def _by_length(numbers: Sequence[int], rows: Sequence[Encoded], prefix: int, most: int) -> Iterator[list[int]]:
-    """Yield batches of row numbers of like length, of at most `most` tokens after padding."""
-    batch: list[int] = []
-    for number in sorted(numbers, key=lambda number: len(rows[number])):
-        if batch and (len(rows[number]) - prefix) * (len(batch) + 1) > most:
-            yield batch
-            batch = []
-        batch.append(number)
-    if batch:
-        yield batch
 
 
 def _score(found: TokenFigures, alone: TokenFigures) -> Score:

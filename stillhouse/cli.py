@@ -1,14 +1,13 @@
 """The command line: arguments only. Heavy imports happen inside the commands."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from stillhouse.errors import InputError, RunError, StillhouseError
+from stillhouse.errors import InputError, StillhouseError, interruptible
+from stillhouse.students_cli import train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -348,26 +347,11 @@ def review_up(
         serve(home or HOME, environment or ENVIRONMENT, port, install, workspace, annotator or [], typer.echo)
 
 
-@app.command(epilog="Example: stillhouse train runs/demo/dataset --student MODEL --out students/demo --max-steps 20")
-def train(
-    dataset: Annotated[str, typer.Argument(help="Published dataset: folder or Hub id.", show_default=False)],
-    student: Annotated[str, typer.Option(help="Model folder, Hub id or offline package.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="New folder for the trained student.", show_default=False)],
-    revision: Annotated[str | None, typer.Option(help="Revision of a dataset on the Hub.")] = None,
-    max_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 20,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 4,
-    learning_rate: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = 5e-5,
-    max_length: Annotated[int, typer.Option(min=16, help="Tokens of prompt and completion.")] = 1024,
-    seed: Annotated[int, typer.Option(help="Seed of order and dropout.")] = 42,
-) -> None:
-    """Fine-tune a student on a published dataset, with the loss on completions only."""
-    from stillhouse import job
-    from training.sft import TrainSettings
-
-    settings = TrainSettings(max_steps, batch_size, learning_rate, max_length, seed)
-    with interruptible():
-        report = job.train(dataset, revision, student, out, settings)
-    typer.echo(report.summary())
+app.command(
+    epilog="Examples: stillhouse train runs/demo/dataset --student MODEL --out students/demo --max-steps 20 | "
+    "accelerate launch --config_file gpus.yaml .venv/bin/stillhouse train OWNER/DATA --student MODEL --out students/x "
+    "--preset paper-release,llama-3"
+)(train)
 
 
 def main() -> NoReturn:
@@ -386,15 +370,6 @@ def main() -> NoReturn:
         _tell(f"{error.filename or 'system'}: {error.strerror or error}. What was done so far is kept")
         sys.exit(StillhouseError.exit_code)
     sys.exit(0)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Turn Ctrl-C into a message and exit code 1; Typer would leave silently with 130."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise RunError("stopped. What was done so far is kept; run the same command again to resume") from error
 
 
 def _tell(message: str) -> None:

@@ -1,7 +1,7 @@
 """What a person sees in the terminal: header, live progress, closing summary."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -22,6 +22,7 @@ from stillhouse.sections import Price
 
 if TYPE_CHECKING:
     from hub_cards.folders import Change, Published
+    from training.sft import TrainReport
 
 PROMPT_SHOWN = 700  # characters of a sample's prompt
 SHORT_TYPES = {"classification": "classify", "extraction": "extract", "structured": "record"}  # 80 columns are few
@@ -59,7 +60,7 @@ class Display:
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
-        self._stage, self._total, self._started, self._said = "", 0, 0.0, 0.0
+        self._stage, self._unit, self._total, self._started, self._said = "", "", 0, 0.0, 0.0
 
     def __enter__(self) -> Self:
         """Start the live display."""
@@ -73,28 +74,33 @@ class Display:
     def header(self, recipe: Recipe, origin: str, run: Path) -> None:
         """Show what will be done, where, and with which models."""
         encoder = recipe.curation.encoder if recipe.imported else recipe.perspectives.encoder
-        grid = Table.grid(padding=(0, 2))
-        for name, value in (
-            ("data" if recipe.imported else "recipe", f"{origin} (seed {recipe.seed})"),
-            ("run folder", str(run)),
-            *([] if recipe.imported else _teacher_rows(recipe)),
-            ("student", " by proxy ".join(filter(None, (recipe.curation.student, recipe.curation.proxy)))),
-            ("encoder", encoder if isinstance(encoder, str) else ", ".join(encoder)),
-        ):
-            grid.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
-        title = f"stillhouse {'curate' if recipe.imported else 'run'}: {recipe.name}"
-        self.console.print(Panel(grid, title=title, title_align="left"))
+        rows = {
+            "data" if recipe.imported else "recipe": f"{origin} (seed {recipe.seed})",
+            "run folder": str(run),
+            **({} if recipe.imported else dict(_teacher_rows(recipe))),
+            "student": " by proxy ".join(filter(None, (recipe.curation.student, recipe.curation.proxy))),
+            "encoder": encoder if isinstance(encoder, str) else ", ".join(encoder),
+        }
+        self.panel(f"stillhouse {'curate' if recipe.imported else 'run'}: {recipe.name}", rows)
 
-    def start(self, stage: str, total: int) -> None:
-        """Begin a count of `total` rows."""
+    def panel(self, title: str, rows: Mapping[str, str]) -> None:
+        """Show what a command is about to do."""
+        grid = Table.grid(padding=(0, 2))
+        for name, value in rows.items():
+            grid.add_row(Text(name, style="bold"), Text(plain(value), overflow="fold"))
+        self.console.print(Panel(grid, title=plain(title), title_align="left"))
+
+    def start(self, stage: str, total: int, unit: str = "rows") -> None:
+        """Begin a count of `total` rows, or of another unit."""
         self._clear()
-        self._stage, self._total = stage, total
+        self._stage, self._total, self._unit = stage, total, unit
         self._started = self._said = time.monotonic()
         self._task = self._bars.add_task(stage, total=total)
 
-    def update(self, done: int, tokens: int = 0) -> None:
+    def update(self, done: int, tokens: int = 0, told: str = "") -> None:
         """Move the bar of a local model."""
-        self._show(done, done, [f"{tokens / self._seconds:,.0f} tokens/s"] if tokens else [])
+        speed = [f"{tokens / self._seconds:,.0f} tokens/s"] if tokens else []
+        self._show(done, done, [*([told] if told else []), *speed])
 
     def tally(self, tally: Tally) -> None:
         """Move the bar of a teacher stage and say how its rows fare."""
@@ -120,7 +126,7 @@ class Display:
         if not self.console.is_terminal and time.monotonic() - self._said >= PLAIN_SECONDS and done < self._total:
             self._said = time.monotonic()
             left = f", {self._seconds / fresh * (self._total - done):.0f} s left" if fresh else ""
-            self.console.print(f"  {self._stage}: {done}/{self._total} rows, {detail}{left}", highlight=False)
+            self.console.print(f"  {self._stage}: {done}/{self._total} {self._unit}, {detail}{left}", highlight=False)
 
     def finish(self, stage: str, counts: Counts, seconds: float) -> None:
         """Leave one line per finished stage."""
@@ -218,6 +224,19 @@ class Display:
         commit = f" at {made.commit[:12]}" if made.commit else ""
         told = f"{made.url}{commit}: {changed}{', private' * made.private}{request}"
         self.console.print(Text(plain(told)), soft_wrap=True)  # an address can be clicked in one piece
+
+    def trained(self, report: "TrainReport") -> None:
+        """Show what a training did."""
+        table = figures_table("Loss per token", "", "before", "after")
+        table.add_row("training batches", f"{report.losses[0]:.3f}", f"{report.losses[-1]:.3f}")
+        if report.held_out:
+            table.add_row(f"{report.tested:,} held-out rows", *(f"{report.held_out[at][1]:.3f}" for at in (0, -1)))
+        self.console.print("", table, "")
+        if report.too_long:
+            self.warn(f"{report.too_long:,} rows are too long and were left out")
+        read = f"{len(report.losses):,} steps on {report.rows:,} rows, {report.tokens:,} tokens read"
+        self.console.print(f"{read}; student and card in {report.folder}", soft_wrap=True)
+        self.next_command(f"stillhouse evaluate {report.folder} --data SENTIBENCH_FOLDER")
 
     def next_command(self, *commands: str) -> None:
         """Say what to type next."""

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipelines.edits import Entry
-    from training.sft import TrainReport, TrainSettings
 
 SAMPLES_SHOWN = 3
 
@@ -334,17 +333,6 @@ def write_cut_dataset(folder: RunFolder, cut: Cut) -> Path:
     target = folder.cut_path(cut.name) / "dataset"
     write_dataset(target, tables, folder.manifest(), made, Found(findings, gates))
     return target
-
-
-def train(dataset: str, revision: str | None, student: str, out: Path, settings: "TrainSettings") -> "TrainReport":
-    """Fine-tune a student on a published dataset and write its card; see `training.sft.train_student`."""
-    quiet_libraries()
-    from hub_cards.model import write_model_card
-    from training.sft import train_student
-
-    report = train_student(dataset, revision, student, out, settings)
-    write_model_card(out)
-    return report
 
 
 def opened(path: Path) -> RunFolder:

@@ -21,15 +21,19 @@ Dtype = Literal["float32", "bfloat16"]
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 
 
-def load_causal_lm(reference: str, revision: str | None, device: str, dtype: Dtype = "float32") -> tuple[Any, Any]:
-    """Load a causal model and its tokenizer, ready for scoring or training."""
+def load_causal_lm(
+    reference: str, revision: str | None, device: str, dtype: Dtype = "float32", attention: str | None = None
+) -> tuple[Any, Any]:
+    """Load a causal model and its tokenizer, ready for scoring or training; `attention` is its implementation."""
     source = transformers_source(reference)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with clear_errors(reference):
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=getattr(torch, dtype))
+        model = AutoModelForCausalLM.from_pretrained(
+            source, revision=revision, dtype=getattr(torch, dtype), attn_implementation=attention
+        )
     return model.to(torch_device(device)).eval(), tokenizer
 
 

@@ -37,11 +37,11 @@ class Tally:
 class Progress(Protocol):
     """Told by each stage how far it is."""
 
-    def start(self, stage: str, total: int) -> None:
-        """Begin a count of `total` rows."""
+    def start(self, stage: str, total: int, unit: str = "rows") -> None:
+        """Begin a count of `total` rows, or of another unit."""
 
-    def update(self, done: int, tokens: int = 0) -> None:
-        """Say how many rows are done, and how many tokens a local model read for them in this run."""
+    def update(self, done: int, tokens: int = 0, told: str = "") -> None:
+        """Say how many rows are done, how many tokens a local model read for them in this run, and what else is new."""
 
     def tally(self, tally: Tally) -> None:
         """Say how the rows of a teacher stage fare."""
@@ -59,10 +59,10 @@ class Progress(Protocol):
 class Unseen:
     """A run that nobody watches."""
 
-    def start(self, stage: str, total: int) -> None:
+    def start(self, stage: str, total: int, unit: str = "rows") -> None:
         """Show nothing."""
 
-    def update(self, done: int, tokens: int = 0) -> None:
+    def update(self, done: int, tokens: int = 0, told: str = "") -> None:
         """Show nothing."""
 
     def tally(self, tally: Tally) -> None:

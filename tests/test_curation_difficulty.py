@@ -15,9 +15,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from curation import difficulty
 from curation.difficulty import Score, score_samples, sequence_figures
 from curation.kernels import TOP_P, TokenFigures, batched_figures, row_figures
-from curation.prefixes import GROUP_TOKENS, shared_prefixes
-from curation.student import Encoded, Student
+from curation.student import Student
 from stillhouse.checkpoint import Checkpoint
+from stillhouse.prefixes import GROUP_TOKENS, shared_prefixes
+from stillhouse.reading import Encoded
 
 SAMPLES = [
     ("Is the text positive?\n\nText: I love it\n\nAnswer:\n", "positive"),

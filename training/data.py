@@ -1,15 +1,23 @@
-"""Published data as training examples; the rest of the project is not known here."""
+"""Published data as token ids to train on; the rest of the project is not known here."""
 
 import json
+import sys
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from stillhouse.errors import InputError
+from stillhouse.reading import encode
 from stillhouse.schemas import PUBLISHED
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+IGNORED = -100  # the label of a token that is read and not learnt
+ANSWER = "ANSWER"
+NO_ROWS = "BatchSize must be greater than 0"  # what `datasets` has of a Parquet file without rows
 
 
 @dataclass(frozen=True)
@@ -49,23 +57,86 @@ def find_dataset(dataset: str, revision: str | None) -> Source:
     return Source(dataset, str(builder.hash) if builder.repo_id else None, files, facts)
 
 
-def load_examples(dataset: str, revision: str | None, split: str = "train") -> "Dataset":
-    """Return the prompt/completion examples of a published dataset (folder or Hub id).
+def load_examples(source: Source, split: str = "train") -> "Dataset":
+    """Return the prompt/completion examples of a published dataset.
 
-    Raises InputError where it cannot be loaded, is empty, or is not a published dataset.
+    Raises InputError where it cannot be loaded, is empty, or is not a published dataset of this version's schema.
     """
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
+    place = f"dataset {source.name}"
     try:
-        rows = load_dataset(dataset, "default", split=split, revision=revision)
-    except (OSError, ValueError) as error:
-        raise _unreadable(dataset, f"default, split {split}", error) from error
+        rows = load_dataset(source.name, "default", split=split, revision=source.revision)
+    except (OSError, ValueError, DatasetsError) as error:
+        if NO_ROWS in str(error.__cause__):
+            raise InputError(f"{place}: split {split} has no rows") from error
+        raise _unreadable(source.name, f"default, split {split}", error) from error
     missing = [column for column in PUBLISHED if column not in rows.column_names]
     if missing:
-        raise InputError(f"dataset {dataset} is not a published dataset: it has no column {', '.join(missing)}")
+        raise InputError(
+            f"{place} is not a published dataset of this version: it has no column {', '.join(missing)}. Publish it "
+            "anew with this version of stillhouse, or train with the version that published it"
+        )
+    for column in ("prompt", "completion"):
+        if rows.features[column].dtype not in ("string", "large_string"):
+            raise InputError(f"{place}: column {column} holds {rows.features[column].dtype}, not text")
     if not len(rows):
-        raise InputError(f"dataset {dataset}: split {split} has no rows")
+        raise InputError(f"{place}: split {split} has no rows")
     return rows.select_columns(["prompt", "completion"])
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows as token ids, with columns `input_ids` and `labels` (-100 where nothing is learnt), and those left out.
+
+    `too_long` rows have more tokens than fit; `unusable` counts the others by reason.
+    """
+
+    rows: "Dataset"
+    too_long: int
+    unusable: dict[str, int]
+
+
+def tokenize(examples: "Dataset", tokenizer: Any, template: Mapping[str, Any], length: int) -> Examples:
+    """Return the token ids of prompt/completion rows: those that were scored, and the token that ends an answer.
+
+    The student learns the completion and its end (`encode` of stillhouse.reading; the prompt is context only). A row
+    that would lose tokens is left out: it would teach what was not scored.
+    """
+    from datasets import Dataset
+
+    end = end_of_answer(tokenizer, template)
+    start = next((token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None), 0)
+    reasons: Counter[str] = Counter()
+    too_long = 0
+    found: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+    for prompt, completion in zip(examples["prompt"], examples["completion"], strict=True):
+        row = encode(tokenizer, prompt or "", completion or "", sys.maxsize, template, start)
+        if isinstance(row, str):
+            reasons[row] += 1
+        elif len(row) + len(end) > length:
+            too_long += 1
+        else:
+            answer = [*row.output.tolist(), *end]
+            found["input_ids"].append([*row.prompt.tolist(), *answer])
+            found["labels"].append([IGNORED] * len(row.prompt) + answer)
+    return Examples(Dataset.from_dict(found), too_long, dict(reasons))
+
+
+def end_of_answer(tokenizer: Any, template: Mapping[str, Any]) -> list[int]:
+    """Return the tokens that end an answer: what the chat template writes after one, up to its first special token.
+
+    Of a tokenizer without a template, the end of a text.
+    """
+    if tokenizer.chat_template:
+        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": ANSWER}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False, **template).rpartition(ANSWER)[2]
+        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+        special = [place for place, token in enumerate(tokens) if token in tokenizer.all_special_ids]
+        if special:
+            return list(tokens[: special[0] + 1])
+    return [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
 
 
 def _unreadable(dataset: str, config: str, error: Exception) -> InputError:

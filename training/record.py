@@ -1,27 +1,36 @@
 """What a card says of a trained student: where it comes from, what was done to it, what it measured."""
 
 import json
+import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from training.data import Source
+import yaml
 
-PACKAGES = ("stillhouse", "torch", "transformers", "trl", "datasets")
+from stillhouse.store import write_atomically
+from training.preparing import Prepared
+from training.settings import PLACES, Training
+
+SETTINGS_FILE = "training.yaml"  # all settings of a training, to do it again
+PACKAGES = ("stillhouse", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
-def write_record(
-    folder: Path, student: str, model: Any, tokenizer: Any, source: Source, done: Mapping[str, Any]
-) -> None:
-    """Write facts.json beside a trained student. What is not known is None; `done` is what the training says of itself.
+def write_record(settings: Training, trainer: Any, prepared: Prepared, report: Mapping[str, Any]) -> None:
+    """Write facts.json beside a trained student. What is not known is None; `report` is what the training measured.
 
     Models and datasets that lie in folders are named without their place.
     """
+    model, source, folder = prepared.model, prepared.source, Path(settings.out)
     facts = {
         "name": folder.name,
-        "base_model": {"name": _shown(student), "on_hub": _is_on_hub(student), "revision": _revision(model)},
+        "base_model": {
+            "name": _shown(settings.student),
+            "on_hub": _is_on_hub(settings.student),
+            "revision": _revision(model),
+        },
         "dataset": {
             "name": _shown(source.name),
             "on_hub": source.revision is not None,
@@ -29,14 +38,29 @@ def write_record(
             "files": source.files,
             "facts": _of_dataset(source.facts),
         },
-        "has_chat_template": bool(tokenizer.chat_template),
+        "has_chat_template": bool(prepared.tokenizer.chat_template),
         "parameters": model.num_parameters(),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "device": _device(model),
-        **done,
+        "device": _device(trainer.args.device),
+        "processes": trainer.args.world_size,
+        "peak_memory": _peak_memory(trainer.args.device),
+        "rows": len(prepared.train.rows),
+        "too_long": prepared.train.too_long,
+        "unusable": prepared.train.unusable,
+        **report,
+        "settings": settings.model_dump(mode="json", exclude={*PLACES, "device"}, exclude_none=True),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
-    (folder / "facts.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    again = yaml.safe_dump(facts["settings"], sort_keys=False)
+    write_atomically(
+        folder / SETTINGS_FILE, f"# stillhouse train DATASET --student MODEL --config {SETTINGS_FILE}\n{again}".encode()
+    )
+    write_atomically(folder / "facts.json", (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def is_first_process() -> bool:
+    """Say whether this process is the one that speaks and writes, of those that `accelerate launch` started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _of_dataset(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,7 +90,14 @@ def _revision(model: Any) -> str | None:
     return getattr(model.config, "_commit_hash", None)
 
 
-def _device(model: Any) -> str:
+def _device(device: Any) -> str:
     import torch
 
-    return torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else str(model.device.type)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device.type)
+
+
+def _peak_memory(device: Any) -> int | None:
+    """Return the bytes of GPU memory that were taken at most, by this process; None on a CPU."""
+    import torch
+
+    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None

@@ -1,126 +1,186 @@
-"""Supervised fine-tuning of a student: loss on the completion only."""
+"""Supervised fine-tuning of a student with TRL: on the very tokens that were scored."""
 
-import math
+import json
+import shutil
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stillhouse.errors import InputError, RunError
-from stillhouse.models import load_causal_lm
-from training.data import find_dataset, load_examples
+from stillhouse.progress import Progress
+from stillhouse.store import write_atomically
+from training.preparing import Prepared, prepare
 from training.record import write_record
+from training.settings import Training
+from training.trainer import STATE, make_trainer, trainer_arguments
 
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """What is done to the student; see `stillhouse train --help`."""
-
-    max_steps: int = 20
-    batch_size: int = 4
-    learning_rate: float = 5e-5
-    max_length: int = 1024
-    seed: int = 42
+SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What training did: rows seen, rows too long to be used, and the loss per optimiser step."""
+    """What training did: rows read and left out, the loss per step, and on `tested` held-out rows by step.
+
+    `tokens` were read in all, those of prompts too.
+    """
 
     rows: int
     too_long: int
     losses: list[float]
+    held_out: list[tuple[int, float]]
+    tested: int
+    tokens: int
     folder: Path
 
-    def summary(self) -> str:
-        """Return one line for the terminal."""
-        rows = f"{self.rows} rows ({self.too_long} too long, left out)"
-        loss = f"loss {self.losses[0]:.3f} -> {self.losses[-1]:.3f}"
-        return f"{len(self.losses)} steps on {rows}: {loss}; student in {self.folder}"
+    def measured(self) -> dict[str, Any]:
+        """Return the figures that stand in facts.json."""
+        held = self.held_out
+        tested = (
+            {"split": "test", "rows": self.tested, "before": held[0][1], "after": held[-1][1], "by_step": held}
+            if held
+            else None
+        )
+        return {"losses": self.losses, "held_out": tested, "tokens": self.tokens}
 
 
-def train_student(dataset: str, revision: str | None, student: str, out: Path, settings: TrainSettings) -> TrainReport:
-    """Fine-tune all weights of `student` and save it, with its tokenizer and facts.json, to the new folder `out`.
+def train_student(settings: Training, progress: Progress) -> TrainReport:
+    """Fine-tune a student and save it, with its tokenizer and facts.json, to the new folder `settings.out`.
 
-    The loss on the dataset's test split, where it has one, is measured before and after.
+    A training that was killed goes on from its last whole checkpoint when it is started again with the same settings.
+    The loss on the dataset's split `test`, where it has one, is measured before, on the way and after.
 
-    Raises InputError where data, model or folder is wrong, and RunError where the loss is not finite.
+    Raises InputError where data, model or folder is wrong, and RunError where a loss is not finite (the checkpoints
+    are kept) or memory runs out.
     """
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} exists already; give a new folder with --out")
-    source, started = find_dataset(dataset, revision), time.monotonic()
-    examples = load_examples(dataset, source.revision)
-    held_out = load_examples(dataset, source.revision, "test") if "test" in source.files else None
-    model, tokenizer = load_causal_lm(student, None, "auto")
-    rows = _as_read(examples, tokenizer, settings)
-    if not len(rows):
-        raise InputError(f"dataset {dataset}: no row fits into --max-length {settings.max_length}; raise it")
-    tests = (_as_read(held_out, tokenizer, settings) or None) if held_out else None
-    trainer = _trainer(rows, model, tokenizer, out, settings, tests)
-    before = _loss_on(trainer)
-    trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    if not all(math.isfinite(loss) for loss in losses):
-        raise RunError("the loss is not a finite number; lower --learning-rate. No student was written")
-    report = TrainReport(len(rows), len(examples) - len(rows), losses, out)
-    held = {"split": "test", "rows": len(tests), "before": before, "after": _loss_on(trainer)} if tests else None
-    trainer.save_model(str(out))
-    (out / "training_args.bin").unlink()  # a pickle; facts.json has the settings
-    tokenizer.save_pretrained(str(out))
-    done = {"rows": report.rows, "too_long": report.too_long, "losses": losses, "held_out": held}
-    seconds = round(time.monotonic() - started, 1)
-    write_record(out, student, model, tokenizer, source, {**done, "settings": asdict(settings), "seconds": seconds})
+    from training.callbacks import TrainedBeforeError, Watch
+
+    out, started = Path(settings.out), time.monotonic()
+    arguments = trainer_arguments(settings)
+    with arguments.main_process_first():
+        checkpoint = _checkpoint_of(out, settings)
+    with _clear_of_memory(settings):
+        prepared, watch = prepare(settings), Watch(progress)
+        trainer = make_trainer(prepared, settings, arguments, watch)
+        _begin(out, settings, trainer)
+        with suppress(TrainedBeforeError):
+            trainer.train(resume_from_checkpoint=checkpoint)
+        if watch.broken is None:
+            _evaluate_at_the_end(trainer)
+    if watch.broken is not None:
+        raise RunError(
+            f"the loss or its gradient is not a finite number at step {watch.broken}. No student was written; "
+            f"{_kept(out)}. Lower learning_rate (now {settings.learning_rate:g}) or add warmup_steps, in a new folder"
+        )
+    report = _report(trainer, prepared, out)
+    if trainer.is_world_process_zero():
+        _save(trainer, prepared, settings)
+        write_record(
+            settings, trainer, prepared, {**report.measured(), "seconds": round(time.monotonic() - started, 1)}
+        )
+        shutil.rmtree(out / STATE)
+        progress.finish("train", {"steps": len(report.losses), "rows": report.rows}, time.monotonic() - started)
     return report
 
 
-def _as_read(examples: Any, tokenizer: Any, settings: TrainSettings) -> Any:
-    """Return the rows that fit, as the student reads them: messages where it has a chat template."""
-    rows = examples.filter(lambda row: _fits(row, tokenizer, settings.max_length))
-    return rows.map(as_conversation, remove_columns=rows.column_names) if tokenizer.chat_template else rows
+def _checkpoint_of(out: Path, settings: Training) -> str | None:
+    """Return the checkpoint that a killed run of this training left, None for a new one. Raises InputError."""
+    from training.callbacks import last_whole_checkpoint
+
+    if out.is_file() or (out.exists() and any(path.name != STATE for path in out.iterdir())):
+        raise InputError(f"{out} exists already; give a new folder with --out")
+    checkpoint, path = last_whole_checkpoint(out / STATE), out / STATE / SETTINGS
+    if checkpoint is None:
+        return None
+    known, mine = json.loads(path.read_text(encoding="utf-8")), _identity(settings)
+    other = sorted(key for key in mine.keys() | known.keys() if mine.get(key) != known.get(key))
+    if other:
+        raise InputError(
+            f"{out} holds an unfinished training with another {', '.join(other)}. Give a new folder with --out, the "
+            "same settings to go on with it, or delete it"
+        )
+    return checkpoint
 
 
-def _loss_on(trainer: Any) -> float | None:
-    """Return the loss per token of a completion, its mean over held-out rows; None without any."""
-    return float(trainer.evaluate()["eval_loss"]) if trainer.eval_dataset is not None else None
+def _begin(out: Path, settings: Training, trainer: Any) -> None:
+    """Write down what is trained, for a run that is started again."""
+    if trainer.is_world_process_zero():
+        (out / STATE).mkdir(parents=True, exist_ok=True)
+        write_atomically(out / STATE / SETTINGS, json.dumps(_identity(settings), indent=2).encode())
 
 
-def _fits(row: dict[str, Any], tokenizer: Any, max_length: int) -> bool:
-    """Say whether prompt, completion and end token fit: a row that would lose tokens teaches what was not scored."""
-    tokens = (tokenizer(row[key], add_special_tokens=key == "prompt")["input_ids"] for key in ("prompt", "completion"))
-    return sum(map(len, tokens)) < max_length
+def _identity(settings: Training) -> dict[str, Any]:
+    """Return the settings that have to be the same for a training to go on."""
+    return settings.model_dump(mode="json", exclude={"out", "device"})
 
 
-def as_conversation(row: dict[str, Any]) -> dict[str, Any]:
-    """Turn prompt and completion into messages, for a student with a chat template."""
-    return {
-        "prompt": [{"role": "user", "content": row["prompt"]}],
-        "completion": [{"role": "assistant", "content": row["completion"]}],
-    }
+def _evaluate_at_the_end(trainer: Any) -> None:
+    """Measure the loss on held-out rows after the last step, unless that was just done."""
+    steps = [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    if trainer.eval_dataset is not None and steps[-1:] != [trainer.state.global_step]:
+        trainer.evaluate()
 
 
-def _trainer(
-    examples: Any, model: Any, tokenizer: Any, out: Path, settings: TrainSettings, held_out: Any = None
-) -> Any:
+def _report(trainer: Any, prepared: Prepared, out: Path) -> TrainReport:
+    history = trainer.state.log_history
+    steps = [entry for entry in history if "loss" in entry]
+    held = {int(entry["step"]): float(entry["eval_loss"]) for entry in history if "eval_loss" in entry}
+    return TrainReport(
+        rows=len(prepared.train.rows),
+        too_long=prepared.train.too_long,
+        losses=[entry["loss"] for entry in steps],
+        held_out=sorted(held.items()),
+        tested=len(prepared.test.rows) if prepared.test else 0,
+        tokens=sum(entry["tokens"] for entry in steps),
+        folder=out,
+    )
+
+
+def _save(trainer: Any, prepared: Prepared, settings: Training) -> None:
+    """Write the student as transformers and vLLM load it: adapters merged, in the precision its base came in."""
     import torch
-    from trl import SFTConfig, SFTTrainer
+    from transformers import AutoConfig
 
-    on_gpu = torch.cuda.is_available()
-    config = SFTConfig(
-        output_dir=str(out),
-        max_steps=settings.max_steps,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=1,  # every row counts the same, however long it is
-        learning_rate=settings.learning_rate,
-        max_length=settings.max_length,
-        seed=settings.seed,
-        completion_only_loss=True,
-        bf16=on_gpu,
-        use_cpu=not on_gpu,
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # else a broken step is logged as the average of the others
-        save_strategy="no",
-        report_to=[],
-    )
-    return SFTTrainer(
-        model=model, args=config, train_dataset=examples, eval_dataset=held_out, processing_class=tokenizer
-    )
+    from stillhouse.models import transformers_source
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model = model.merge_and_unload() if settings.lora_rank else model
+    config = AutoConfig.from_pretrained(transformers_source(settings.student), revision=settings.student_revision)
+    base = getattr(config, "dtype", None)
+    model.to(base if isinstance(base, torch.dtype) else model.dtype).save_pretrained(settings.out)
+    prepared.tokenizer.save_pretrained(settings.out)
+
+
+@contextmanager
+def _clear_of_memory(settings: Training) -> Iterator[None]:
+    """Say what to change where memory runs out."""
+    import torch
+
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        is_short = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not is_short:
+            raise
+        remedies = [
+            f"--batch-size {settings.batch_size // 2} --accumulation {settings.accumulation * 2}"
+            if settings.batch_size > 1
+            else "",
+            "" if settings.gradient_checkpointing else "--gradient-checkpointing",
+            f"a smaller --max-length (now {settings.max_length})",
+            "" if settings.lora_rank else "--lora-rank 16",
+            "" if settings.precision == "bfloat16" else "--precision bfloat16",
+        ]
+        raise RunError(
+            f"memory ran out: {str(error).strip().splitlines()[0] if str(error) else 'no more of it'}. In this order: "
+            f"{', '.join(filter(None, remedies))}, in a new folder; {_kept(Path(settings.out))}"
+        ) from error
+
+
+def _kept(out: Path) -> str:
+    from training.callbacks import last_whole_checkpoint
+
+    checkpoint = last_whole_checkpoint(out / STATE)
+    return f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
