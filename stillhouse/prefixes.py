@@ -94,6 +94,20 @@ def read_prefix(body: Any, tokens: torch.Tensor, config: Any) -> Any:
     return Cache(layers=[PrefixLayer(layer) for layer in cache.layers])
 
 
+def read_in_pieces(body: Any, tokens: torch.Tensor, config: Any, size: int) -> torch.Tensor | None:
+    """Return the hidden state after `tokens`, shape (width,), read `size` at a time; None where the model cannot.
+
+    A piece stays in a CPU's cache, which all tokens of a long text together do not.
+    """
+    cache = DynamicCache(config=config)
+    if not _is_read_only(cache):
+        return None
+    found = None
+    for piece in tokens.split(size):
+        found = body(input_ids=piece[None], past_key_values=cache, use_cache=True).last_hidden_state[0, -1]
+    return found if cache.layers and _is_read_only(cache) else None
+
+
 def _is_read_only(cache: Any) -> bool:
     """Say whether all layers keep keys and values; recurrent ones keep a state that each row would overwrite."""
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)

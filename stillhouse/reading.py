@@ -1,5 +1,6 @@
 """A causal model as a reader: token ids in, hidden states where they are wanted out; shared prefixes are read once."""
 
+import copy
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,12 @@ import numpy as np
 import torch
 from jinja2 import TemplateError
 
-from stillhouse.prefixes import Tokens, read_prefix, shared_prefixes
+from stillhouse.prefixes import Tokens, read_in_pieces, read_prefix, shared_prefixes
 
 NO_ARGUMENTS: Mapping[str, Any] = {}
 # Tokens of one forward pass. On a CPU larger batches leave the cache: 3.9 ms a token at 512, 10.3 at 4,096.
 CPU_TOKENS, GPU_TOKENS = 512, 16_384
+CPU_PIECE = 256  # of a text that is longer
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Reader:
         """Take a loaded model; nothing is computed yet."""
         self.model, self.tokenizer, self.template = model, tokenizer, template
         self._shares: bool | None = None
+        self._pieces: bool | None = None
         self.batch_tokens = GPU_TOKENS if model.device.type == "cuda" else CPU_TOKENS
 
     def encode(self, prompt: str | list[dict[str, str]], output: str, max_length: int) -> Encoded | str:
@@ -119,6 +122,38 @@ class Reader:
         )
         return found.last_hidden_state[torch.from_numpy(where).to(device), torch.from_numpy(when).to(device)]
 
+    def after(self, prompts: Sequence[Tokens]) -> Iterator[tuple[Batch, torch.Tensor]]:
+        """Yield all prompts in batches, with the hidden state after each one, shape (prompts of the batch, width)."""
+        rows = [Encoded(prompt, prompt[:1]) for prompt in prompts]  # an output stands for what follows
+        for batch in self.batches(rows):
+            found = self._in_pieces(rows[batch.numbers[0]]) if len(batch.numbers) == 1 else None
+            if found is None:
+                found = self.hidden([rows[number] for number in batch.numbers], batch.prefix, batch.cache)
+            yield batch, found
+
+    def _in_pieces(self, row: Encoded) -> torch.Tensor | None:
+        """Return the hidden state after a long prompt, shape (1, width), read in pieces; None where that is no gain.
+
+        Whether the model reads pieces as it reads the whole is tried with one row, once.
+        """
+        if self._pieces is False or self.model.device.type != "cpu" or len(row.prompt) <= self.batch_tokens:
+            return None
+        ids = torch.from_numpy(row.prompt)
+        found = read_in_pieces(self.model.base_model, ids, self.model.config, CPU_PIECE)
+        if self._pieces is None:
+            self._pieces = found is not None and _are_close(found, self.hidden([row])[0])
+        return found[None] if found is not None and self._pieces else None
+
+    def in_half(self) -> "Reader | None":
+        """Return a reader in bfloat16, several times faster; None where it would not be, or this one is in half."""
+        known = torch.cpu.get_capabilities()
+        is_fast = known.get("avx512_bf16") or known.get("amx_bf16")
+        if self.model.device.type != "cpu" or self.model.dtype != torch.float32 or not is_fast:
+            return None
+        half = copy.deepcopy(self.model).to(torch.bfloat16)
+        half.set_attn_implementation("eager")  # on short pieces a fifth faster than sdpa, which is made for long texts
+        return Reader(half, self.tokenizer, self.template)
+
     def remember(self, prefix: Tokens) -> Any:
         """Return a cache of a prefix for `hidden`; None where the model keeps a state that rows cannot share."""
         return read_prefix(self.model.base_model, torch.from_numpy(prefix).to(self.model.device), self.model.config)
@@ -129,8 +164,7 @@ class Reader:
             with torch.inference_mode():
                 cache, whole = self.remember(row.prompt[:prefix]), self.hidden([row])
                 apart = self.hidden([row], prefix, cache) if cache else torch.full_like(whole, torch.inf)
-            error = (apart - whole).abs().max() / whole.abs().max()
-            self._shares = bool(error < (1e-3 if whole.dtype == torch.float32 else 5e-2))
+            self._shares = _are_close(apart, whole)
         return self._shares
 
     def batches(self, rows: Sequence[Encoded]) -> Iterator[Batch]:
@@ -154,6 +188,11 @@ class Reader:
             return [(0, order)]
         rest = [number for prefix, numbers in groups if not prefix for number in numbers]
         return [*shared, (0, rest)] if rest else shared
+
+
+def _are_close(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    error = (found - wanted).abs().max() / wanted.abs().max()
+    return bool(error < (1e-3 if wanted.dtype == torch.float32 else 5e-2))
 
 
 def _by_length(numbers: Sequence[int], rows: Sequence[Encoded], prefix: int, most: int) -> Iterator[list[int]]:

@@ -19,9 +19,7 @@ def train(
     config: Annotated[Path | None, typer.Option(help="YAML file with these options as keys.")] = None,
     preset: Annotated[
         str | None,
-        typer.Option(
-            help="paper-release, paper-config, llama-3, qwen-3, gemma-3; several with commas, the last wins."
-        ),
+        typer.Option(help="paper-release, paper-config, llama-3, qwen-3, gemma-3; several with commas, the last wins."),
     ] = None,
     series: Annotated[str | None, typer.Option(help="llama-3, qwen-3 or gemma-3: how the template is filled.")] = None,
     format: Annotated[  # noqa: A002 - the name of the option
