@@ -131,17 +131,31 @@ def model_card(facts: Mapping[str, Any], pictures: Sequence[str]) -> str:
 
 def _model_index(facts: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     """Return what was measured, as the Hub lists it."""
+    results = [*_held_out_result(facts), *_benchmark_results(facts.get("benchmark"))]
+    return [{"name": facts["name"], "results": results}] if results else None
+
+
+def _held_out_result(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     held, dataset = facts["held_out"], facts["dataset"]
     if held is None:
-        return None
-    result = {
-        "task": {"type": "text-generation"},
-        "dataset": {
-            "name": dataset["facts"]["name"] or dataset["name"],
-            "type": dataset["name"],
-            "split": held["split"],
-            **({"revision": dataset["revision"]} if dataset["revision"] else {}),
-        },
-        "metrics": [{"type": "loss", "name": "Loss per token of completions", "value": held["after"]}],
-    }
-    return [{"name": facts["name"], "results": [result]}]
+        return []
+    about = {"name": dataset["facts"]["name"] or dataset["name"], "type": dataset["name"], "split": held["split"]}
+    about |= {"revision": dataset["revision"]} if dataset["revision"] else {}
+    metric = {"type": "loss", "name": "Loss per token of completions", "value": held["after"]}
+    return [{"task": {"type": "text-generation"}, "dataset": about, "metrics": [metric]}]
+
+
+def _benchmark_results(benchmark: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the F1 of each set of a benchmark. Part of a test split is named so: its figure is not comparable."""
+    if benchmark is None:
+        return []
+    part = f", first {benchmark['limit']} rows" if benchmark["limit"] else ""
+    name = f"F1, {benchmark['shots']}-shot, mean of {len(benchmark['seeds'])} seeds{part}"
+    return [
+        {
+            "task": {"type": "text-generation"},
+            "dataset": {"name": f"{benchmark['benchmark']} {key}", "type": benchmark["benchmark"], "split": "test"},
+            "metrics": [{"type": "f1", "name": name, "value": round(found["f1"]["value"], 4)}],
+        }
+        for key, found in benchmark["sets"].items()
+    ]

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from stillhouse.errors import InputError, StillhouseError, interruptible
-from stillhouse.students_cli import train
+from stillhouse.students_cli import evaluate, experiment, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -352,6 +352,16 @@ app.command(
     "accelerate launch --config_file gpus.yaml .venv/bin/stillhouse train OWNER/DATA --student MODEL --out students/x "
     "--preset paper-release,llama-3"
 )(train)
+
+app.command(
+    epilog="Examples: stillhouse evaluate students/demo --data sentibench --tasks basic --limit 200 | "
+    "stillhouse evaluate --predictions mine.jsonl --task absa/asqp_rest16 --data sentibench --json"
+)(evaluate)
+
+app.command(
+    epilog="Example: stillhouse experiment OWNER/DATASET --student MODEL --data sentibench --rates 0.1,0.5,1 "
+    "--controls random,top --seeds 1,2,3"
+)(experiment)
 
 
 def main() -> NoReturn:

@@ -238,6 +238,45 @@ class Display:
         self.console.print(f"{read}; student and card in {report.folder}", soft_wrap=True)
         self.next_command(f"stillhouse evaluate {report.folder} --data SENTIBENCH_FOLDER")
 
+    def benchmark(self, results: dict[str, Any]) -> None:
+        """Show F1 per set, with interval and seeds, and the means of the categories."""
+        table = figures_table("SentiBench: F1, mean of the seeds, x 100", "set", "F1", "95 %", "rows", "no answer", "")
+        for category, mean in results["categories"].items():
+            for name, found in results["sets"].items():
+                if found["category"] == category:
+                    by_seed = " ".join(f"{100 * one['f1']:.1f}" for one in found["by_seed"].values())
+                    table.add_row(
+                        *_f1(f"  {name}", found), f"{found['rows']:,}", f"{found['unparseable']:.1%}", by_seed
+                    )
+            table.add_row(*_f1(category, mean), style="bold")
+        table.add_row(*_f1(f"mean of {results['mean']['sets']} sets", results["mean"]), style="bold")
+        self.console.print("", table, "")
+        wording = "our own wording" if results["wording"] == "stillhouse" else f"the wording of {results['wording']}"
+        shots = f"{results['shots']} shots" + (
+            f", the first {results['limit']:,} rows of each" if results["limit"] else ""
+        )
+        self.console.print(Text(plain(f"{shots}, instructions in {wording}")))
+
+    def shares(self, results: dict[str, Any]) -> None:
+        """Show an experiment: score and cost of each cut of the pool."""
+        title = f"Does filtering help? Pool of {results['pool']:,} rows, equal {results['equal']}"
+        table = figures_table(title, "cut", "share", "F1", "95 %", "rows", "steps", "tokens", "seconds", "")
+        for group in results["groups"]:
+            _, *score = _f1("", group)
+            costs = (f"{group[key]:,.0f}" for key in ("rows", "steps", "tokens", "train_seconds"))
+            by_seed = " ".join(f"{100 * figure:.1f}" for figure in group["by_seed"].values())
+            table.add_row(group["kind"], f"{group['rate']:g}", *score, *costs, by_seed)
+        self.console.print("", table, "")
+
+    def scored_predictions(self, figures: dict[str, Any]) -> None:
+        """Show the scores of predictions that were made elsewhere."""
+        table = figures_table(f"{figures['task']}, {figures['rows']:,} rows", "", "value", "95 %")
+        low, high = figures["f1_interval"]
+        for name in ("precision", "recall", "f1"):
+            table.add_row(name, f"{figures[name]:.4f}", f"{low:.4f}–{high:.4f}" if name == "f1" else "")
+        table.add_row("no answer", f"{figures['unparseable']:.1%}")
+        self.console.print(table)
+
     def next_command(self, *commands: str) -> None:
         """Say what to type next."""
         self.console.print("Next:")
@@ -257,6 +296,11 @@ def figures_table(title: str, *columns: str) -> Table:
     for number, name in enumerate(columns):
         table.add_column(name, justify="right" if number and name else "left", header_style="dim")
     return table
+
+
+def _f1(name: str, found: dict[str, Any]) -> tuple[str, str, str]:
+    value, low, high = (100 * found["f1"][key] for key in ("value", "low", "high"))
+    return name, f"{value:.1f}", f"{low:.1f}–{high:.1f}"
 
 
 def _teacher_rows(recipe: Recipe) -> list[tuple[str, str]]:

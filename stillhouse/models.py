@@ -79,14 +79,17 @@ def check_causal_lm(reference: str) -> None:
         folder_or_hub_id(reference)
 
 
-def content_digest(reference: str) -> str | None:
-    """Return a digest of a local model's files (names, sizes, first MiB of each); None for a package or Hub id."""
+def content_digest(reference: str, skip: frozenset[str] = frozenset()) -> str | None:
+    """Return a digest of a local model's files (names, sizes, first MiB of each); None for a package or Hub id.
+
+    Files whose names are in `skip` say nothing of what the model does.
+    """
     path = Path(reference).expanduser()
     if not path.exists():
         return None
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
+        if file.is_file() and file.name not in skip:
             with file.open("rb") as content:
                 digest.update(f"{file.name} {file.stat().st_size}".encode() + content.read(2**20))
     return digest.hexdigest()

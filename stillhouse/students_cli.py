@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from stillhouse.errors import interruptible
+from stillhouse.errors import InputError, interruptible
 
 
 def train(
@@ -63,3 +63,97 @@ def train(
 
     with interruptible():
         students.train(load_training(given, config, preset))
+
+
+def evaluate(
+    model: Annotated[
+        str | None, typer.Argument(help="Model folder, Hub id or offline package.", show_default=False)
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of SentiBench, with files like sc/imdb/test.json.", show_default=False)
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Sets or categories (basic, multifaceted, fine-grained), with commas.")
+    ] = None,
+    shots: Annotated[int, typer.Option(help="Demonstrations in a prompt.")] = 4,
+    seeds: Annotated[str, typer.Option(help="Seeds of their draw, with commas.")] = "42,52,62",
+    limit: Annotated[int | None, typer.Option(help="Test rows of each set at most, from the top.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of predictions and results; evaluations/MODEL unless given.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="JSON or YAML file of instructions by set, in place of ours.")
+    ] = None,
+    generator: Annotated[
+        str, typer.Option(help="Who writes fine-grained answers: transformers, vllm, or the base URL of a server.")
+    ] = "transformers",
+    revision: Annotated[str | None, typer.Option(help="Revision of a model on the Hub.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, or bfloat16 on a GPU.")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    card: Annotated[
+        bool, typer.Option("--card", help="Write the results into the card of the student, which `train` made.")
+    ] = False,
+    predictions: Annotated[
+        Path | None, typer.Option(help='Score these instead: JSONL, {"prediction": "..."} per test row, in order.')
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="The set that --predictions are of.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
+) -> None:
+    """Measure a model on SentiBench, by the protocol of CompEffDist. Resumes where it stopped."""
+    from stillhouse import students
+    from stillhouse.recipe import from_options
+    from training.sentibench.evaluation import Evaluation
+
+    if data is None:
+        raise InputError("no folder of SentiBench given: --data DIR")
+    with interruptible():
+        if predictions is not None:
+            students.score_predictions(predictions, task, data, limit, as_json)
+            return
+        if model is None:
+            raise InputError("no model given; or score predictions made elsewhere: --predictions FILE --task SET")
+        given = {"model": model, "data": data, "tasks": tasks, "shots": shots, "limit": limit, "prompts": prompts}
+        given |= {"generator": generator, "revision": revision, "dtype": dtype, "device": device}
+        given |= {"seeds": tuple(seeds.split(",")), "out": out or Path("evaluations") / Path(model).name}
+        students.evaluate(from_options(Evaluation, given), card, as_json)
+
+
+def experiment(
+    dataset: Annotated[str, typer.Argument(help="Published dataset that was scored and cut.", show_default=False)],
+    student: Annotated[str, typer.Option(help="Model folder, Hub id or offline package.", show_default=False)],
+    data: Annotated[Path, typer.Option(help="Folder of SentiBench.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of all points and results.")] = Path("experiments/shares"),
+    rates: Annotated[str, typer.Option(help="Shares of the pool, with commas.")] = "0.1,0.5,1",
+    strategy: Annotated[str, typer.Option(help="soft or hard: how difficult rows are preferred.")] = "soft",
+    controls: Annotated[str, typer.Option(help="Other cuts of the same size: random, top.")] = "random,top",
+    seeds: Annotated[str, typer.Option(help="Seeds of cuts and trainings, with commas.")] = "42",
+    equal: Annotated[str, typer.Option(help="What all trainings share: epochs or steps.")] = "epochs",
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings of the training.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Presets of `stillhouse train`, with commas.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of a dataset on the Hub.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows, or packs, at a time.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Sets or categories of SentiBench, with commas.")] = None,
+    shots: Annotated[int, typer.Option(help="Demonstrations in a prompt.")] = 4,
+    demonstrations: Annotated[str, typer.Option(help="Seeds of their draw, with commas.")] = "42,52,62",
+    limit: Annotated[int | None, typer.Option(help="Test rows of each set at most.")] = None,
+    dtype: Annotated[str, typer.Option(help="Precision while measured: float32, or bfloat16 on a GPU.")] = "float32",
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the trained students.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
+) -> None:
+    """Train the same student on cuts of one pool and measure each: does filtering help? Resumes point by point."""
+    from stillhouse import students
+    from stillhouse.experiment import Experiment
+    from stillhouse.recipe import from_options
+    from training.settings import load_training
+
+    training = {"dataset": dataset, "student": student, "out": str(out), "revision": revision, "epochs": epochs}
+    training |= {"batch_size": batch_size, "learning_rate": learning_rate, "device": device}
+    given = {"data": data, "strategy": strategy, "equal": equal, "tasks": tasks, "shots": shots, "limit": limit}
+    lists = {"rates": rates, "controls": controls, "seeds": seeds, "demonstrations": demonstrations}
+    given |= {name: tuple(part for part in value.split(",") if part) for name, value in lists.items()}
+    with interruptible():
+        given |= {"training": load_training(training, config, preset), "dtype": dtype, "keep": keep}
+        students.experiment(from_options(Experiment, given), as_json)

@@ -29,8 +29,9 @@ FACTS: dict[str, Any] = {
         "facts": TOLD,
     },
     "has_chat_template": True, "parameters": 3_000_000_000, "dtype": "bfloat16", "device": "NVIDIA H100",
-    "rows": 880, "too_long": 20, "losses": [2.0, 1.5, 1.25], "seconds": 61.5,
-    "held_out": {"split": "test", "rows": 100, "before": 2.125, "after": 1.375},
+    "rows": 880, "too_long": 20, "losses": [2.0, 1.5, 1.25], "seconds": 61.5, "tokens": 123_456, "processes": 2,
+    "peak_memory": 9_000_000_000, "unusable": {},
+    "held_out": {"split": "test", "rows": 100, "before": 2.125, "after": 1.375, "by_step": [[0, 2.125], [3, 1.375]]},
     "settings": {"max_steps": 3, "learning_rate": 5e-05, "max_length": 2048},
     "versions": {"stillhouse": "0.1.0", "torch": "2.13.0"}, "repo": None,
 }  # fmt: skip
@@ -55,9 +56,9 @@ def test_the_hub_reads_base_model_dataset_and_results() -> None:
     assert "license" not in card.data.to_dict(), "the licence of the base model is not known here"
     for told in ("880", "2.125", "1.375", "d" * 40, "c" * 40, "max_length | 2048", "accepted", "NVIDIA H100"):
         assert told in card.text
-    again = "stillhouse train ann/moods --revision " + "d" * 40 + " --student acme/base-3b"
-    assert again in card.text
-    assert "--max-steps 3 --learning-rate 5e-05 --max-length 2048" in card.text
+    again = f"stillhouse train ann/moods --revision {'d' * 40} --student acme/base-3b --student-revision {'c' * 40}"
+    assert f"{again} --config training.yaml --out students/again\n" in card.text
+    assert "2 processes" in card.text
 
 
 def test_what_is_not_on_the_hub_is_no_metadata_and_what_is_unknown_is_called_so() -> None:

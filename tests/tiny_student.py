@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from hub_cards.shards import write_shards
-from stillhouse.schemas import PUBLISHED, conform
+from stillhouse.schemas import PUBLISHED, REJECTED, conform
+from training.sentibench.sets import SETS
 
 WORDS = [
     "the", "room", "was", "clean", "and", "calm", "but", "staff", "were", "slow", "rude", "kind", "price", "tea",
@@ -31,10 +32,11 @@ def write_student(folder: Path, template: str | None = None, context: int = 4096
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<s>", "</s>", "<pad>", *MARKS], show_progress=False,
+        vocab_size=600, special_tokens=["<s>", "</s>", "<pad>", *MARKS], show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )  # fmt: skip
-    tokenizer.train_from_iterator([" ".join(WORDS) + " " + " ".join(MOODS)] * 4, trainer)
+    labels = [label for one in SETS.values() for label in one.labels]  # whole words, so that each begins differently
+    tokenizer.train_from_iterator([f" {' '.join([*WORDS, *MOODS, *labels])}"] * 4, trainer)
     marks = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "additional_special_tokens": MARKS}
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **marks)
     if template:
@@ -62,13 +64,21 @@ def published_rows(count: int, first: int = 0, **changed: object) -> pl.DataFram
     return conform(pl.DataFrame(rows, schema=PUBLISHED), PUBLISHED, "default")
 
 
-def write_published(folder: Path, **parts: pl.DataFrame) -> Path:
-    """Write a dataset folder with config `default`; `parts` are its splits."""
-    files = [
-        {"split": split, "path": [f"default/{name}" for name in write_shards(folder / "default", split, rows)]}
-        for split, rows in parts.items()
-    ]
-    header = yaml.safe_dump({"configs": [{"config_name": "default", "data_files": files, "default": True}]})
-    (folder / "README.md").write_text(f"---\n{header}---\n", "utf-8")
+def write_published(folder: Path, rejected: pl.DataFrame | None = None, **parts: pl.DataFrame) -> Path:
+    """Write a dataset folder with config `default`, whose splits are `parts`, and perhaps `rejected`."""
+    configs = {"default": parts} | ({} if rejected is None else {"rejected": {"train": rejected}})
+    entries = []
+    for name, splits in configs.items():
+        files = [
+            {"split": split, "path": [f"{name}/{file}" for file in write_shards(folder / name, split, rows)]}
+            for split, rows in splits.items()
+        ]
+        entries.append({"config_name": name, "data_files": files, "default": name == "default"})
+    (folder / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': entries})}---\n", "utf-8")
     (folder / "facts.json").write_text(json.dumps({"name": folder.name, "languages": ["en"]}), "utf-8")
     return folder
+
+
+def rejected_rows(rows: pl.DataFrame, by: str = "selection") -> pl.DataFrame:
+    """Return published rows as rejected ones."""
+    return conform(rows.with_columns(rejected_by=pl.lit(by), reason=pl.lit("not drawn")), REJECTED, "rejected")

@@ -13,6 +13,7 @@ from stillhouse.reading import encode
 from stillhouse.schemas import PUBLISHED
 
 if TYPE_CHECKING:
+    import polars as pl
     from datasets import Dataset
 
 IGNORED = -100  # the label of a token that is read and not learnt
@@ -84,6 +85,39 @@ def load_examples(source: Source, split: str = "train") -> "Dataset":
     if not len(rows):
         raise InputError(f"{place}: split {split} has no rows")
     return rows.select_columns(["prompt", "completion"])
+
+
+def load_pool(source: Source) -> "tuple[pl.DataFrame, pl.DataFrame | None]":
+    """Return what a published dataset was selected from, and its split `test`, both with the columns of `default`.
+
+    The pool is the kept rows, those that the selection by difficulty left out, and none whose text is in `test`.
+    Raises InputError where the dataset cannot be read, has no such rows, or a row has no difficulty.
+    """
+    import polars as pl
+
+    kept = _table(source, "default", "train")
+    test = _table(source, "default", "test") if "test" in source.files else None
+    rejected = _table(source, "rejected", "train").filter(pl.col("rejected_by") == "selection").select(kept.columns)
+    pool = pl.concat([kept, rejected], how="vertical_relaxed").sort("id")
+    if test is not None:
+        pool = pool.filter(~pl.col("text").is_in(test["text"].implode()))
+    if rejected.is_empty() or pool["difficulty"].null_count():
+        why = "some rows have no difficulty" if len(rejected) else "its selection left nothing out"
+        raise InputError(
+            f"dataset {source.name} is no pool to cut: {why}. Publish one that was scored, with curation.rate below 1"
+        )
+    return pool, test
+
+
+def _table(source: Source, config: str, split: str) -> "pl.DataFrame":
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    try:
+        rows = load_dataset(source.name, config, split=split, revision=source.revision)
+    except (OSError, ValueError, DatasetsError) as error:
+        raise _unreadable(source.name, f"{config}, split {split}", error) from error
+    return rows.to_polars()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from training.sentibench.results import summarise
 from training.sentibench.scores import read_predictions
 from training.sentibench.sets import SETS, BenchmarkSet, check_data, load_instructions, load_rows, names_of
 
+CARD_FILES = frozenset({"README.md", "facts.json", "loss.png"})  # change when results are written into a card
 ABOUT, RESULTS = "about.json", "results.json"
 
 
@@ -171,7 +172,7 @@ def _about(settings: Evaluation, names: Sequence[str], instructions: dict[str, s
         "benchmark": "SentiBench",
         "model": settings.model,
         "revision": settings.revision,
-        "model_digest": content_digest(settings.model),
+        "model_digest": content_digest(settings.model, CARD_FILES),
         "tasks": list(names),
         "shots": settings.shots,
         "seeds": list(settings.seeds),
@@ -205,4 +206,5 @@ def _claim(out: Path, about: dict[str, Any]) -> None:
         return
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise InputError(f"{out} exists already and is no evaluation; give a new folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(about, indent=2, ensure_ascii=False).encode())

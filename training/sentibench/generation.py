@@ -103,17 +103,23 @@ class ServerGenerator:
 
         Raises RunError where the server does not answer, after retries; what it answered before is not lost.
         """
+        failed: RunError | None = None
         with ThreadPoolExecutor(REQUESTS) as pool:
             asked: dict[Future[Any], int] = {
                 pool.submit(self._ask, prompt, max_new_tokens): number for number, prompt in enumerate(prompts)
             }
-            try:
-                for done in as_completed(asked):
-                    answer = done.result()
-                    report(answer.usage.total_tokens if answer.usage else 0, 0)
-                    yield {asked[done]: cut_answer(answer.choices[0].text)}
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+            for done in as_completed(asked):
+                if done.cancelled():
+                    continue
+                if isinstance(error := done.exception(), RunError):
+                    failed = failed or error
+                    pool.shutdown(wait=False, cancel_futures=True)  # those that are out are still paid for
+                    continue
+                answer = done.result()
+                report(answer.usage.total_tokens if answer.usage else 0, 0)
+                yield {asked[done]: cut_answer(answer.choices[0].text)}
+        if failed:
+            raise failed
 
     def _ask(self, prompt: str, max_new_tokens: int) -> Any:
         from openai import OpenAIError

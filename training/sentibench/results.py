@@ -14,7 +14,7 @@ TAIL = 2.5  # percent on each side of an interval
 
 
 def summarise(
-    rows: Mapping[str, Sequence[Row]], predictions: Mapping[str, Sequence[Sequence[str]]], seeds: Sequence[int]
+    rows: Mapping[str, Sequence[Row]], predictions: Mapping[str, Sequence[Sequence[str]]], seeds: Sequence[int | str]
 ) -> dict[str, Any]:
     """Return `sets`, `categories` and `mean`: F1 in [0, 1] with its interval, of predictions by set and seed.
 
