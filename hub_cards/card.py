@@ -126,6 +126,7 @@ def model_card(facts: Mapping[str, Any], pictures: Sequence[str]) -> str:
         "model-index": _model_index(facts),
     }
     content = {"facts": facts, "base": base, "dataset": dataset, "told": dataset["facts"], "pictures": pictures}
+    content["benchmark"] = facts.get("benchmark")
     return render("model_card.md.jinja", metadata, **content)
 
 

@@ -53,7 +53,8 @@ def write_share_plot(groups: Sequence[Mapping[str, Any]], folder: Path) -> list[
         mine = sorted((group for group in groups if group["kind"] == kind or group["rate"] == 1), key=_rate)
         values = [100 * group["f1"]["value"] for group in mine]
         spread = [[abs(100 * (group["f1"][end] - group["f1"]["value"])) for group in mine] for end in ENDS]
-        places = [group["rate"] * (1 + 0.03 * number) for group in mine]  # beside each other
+        # Beside each other, but for the one that all lines share.
+        places = [group["rate"] * (1.0 if group["rate"] == 1 else 1 + 0.03 * number) for group in mine]
         axes.errorbar(places, values, yerr=spread, marker="o", markersize=4, capsize=3, label=kind, color=f"C{number}")
     for group in ends:
         if group["rate"] == 0:
@@ -111,5 +112,8 @@ def _difficulty(histogram: Mapping[str, list[int]], path: Path) -> None:
 
 
 def _save(figure: Any, path: Path) -> None:
-    # No version of the library and no date: the same facts, the same bytes.
-    figure.savefig(path, metadata={"Software": None} if path.suffix == ".png" else {"Date": None})
+    """Save without version, date or random ids: the same facts, the same bytes."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "stillhouse"}):
+        figure.savefig(path, metadata={"Software": None} if path.suffix == ".png" else {"Date": None, "Creator": None})

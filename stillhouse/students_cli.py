@@ -21,7 +21,9 @@ def train(
         str | None,
         typer.Option(help="paper-release, paper-config, llama-3, qwen-3, gemma-3; several with commas, the last wins."),
     ] = None,
-    series: Annotated[str | None, typer.Option(help="llama-3, qwen-3 or gemma-3: how the template is filled.")] = None,
+    series: Annotated[
+        str | None, typer.Option(help="llama-3, qwen-3, gemma-3: how the template is filled; as scored unless given.")
+    ] = None,
     format: Annotated[  # noqa: A002 - the name of the option
         str | None, typer.Option(help="messages, text, or auto: messages where there is a chat template.")
     ] = None,

@@ -2,7 +2,7 @@
 
     python -m pytest --noconftest -o addopts= tests/in_vllm.py
 
-MODEL in the environment is a folder of a causal model.
+MODEL in the environment is a folder of a causal model, STUDENT one that `stillhouse train` wrote.
 """
 
 import json
@@ -23,8 +23,11 @@ import pytest
 
 from pipelines.calls import Answer, Call
 from pipelines.engine import Engine
+from stillhouse.models import load_causal_lm
 from stillhouse.progress import Unseen
+from stillhouse.reading import Reader
 from stillhouse.sections import Runtime, Teacher
+from training.sentibench.generation import TransformersGenerator, VllmGenerator
 
 SCHEMA = {
     "type": "object",
@@ -144,3 +147,20 @@ def test_vllm_as_a_server(model: Path, server: str, tmp_path: Path) -> None:
             assert answer is not None
             assert answer.output_tokens > 0
             assert not call.schema or json.loads(answer.text) in LABELS["enum"]
+
+
+def test_a_trained_student_answers_as_in_transformers() -> None:
+    """What `stillhouse train` wrote loads, and both generators of `stillhouse evaluate` continue prompts alike."""
+    student = os.environ["STUDENT"]
+    mood = 'Sentence: {}\nOutput: [{{"mood": "{}"}}]\n\n'
+    shown = mood.format("The soup was warm.", "good") + mood.format("The staff were rude.", "bad")
+    prompts = [f"{shown}Sentence: {text}\nOutput:" for text in ("The tea was cold.", "A kind and calm place.")]
+    reader = Reader(*load_causal_lm(student, None, "cpu"))
+    tokens: list[int] = []
+    found: list[dict[int, str]] = []
+    for generator in (TransformersGenerator(reader), VllmGenerator(student, None, "float32")):
+        found.append({})
+        for part in generator.continue_all(prompts, 24, lambda read, cut: tokens.append(read)):
+            found[-1] |= part
+    assert found[0] == found[1]
+    assert all(json.loads(answer)[0]["mood"] for answer in found[0].values())

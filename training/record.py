@@ -18,18 +18,18 @@ SETTINGS_FILE = "training.yaml"  # all settings of a training, to do it again
 PACKAGES = ("stillhouse", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
-def write_record(settings: Training, trainer: Any, prepared: Prepared, report: Mapping[str, Any]) -> None:
-    """Write facts.json beside a trained student. What is not known is None; `report` is what the training measured.
+def write_record(settings: Training, trainer: Any, prepared: Prepared, student: Any, report: Mapping[str, Any]) -> None:
+    """Write facts.json beside a trained `student`. What is not known is None; `report` is what was measured.
 
     Models and datasets that lie in folders are named without their place.
     """
-    model, source, folder = prepared.model, prepared.source, Path(settings.out)
+    source, folder = prepared.source, Path(settings.out)
     facts = {
         "name": folder.name,
         "base_model": {
             "name": _shown(settings.student),
             "on_hub": _is_on_hub(settings.student),
-            "revision": _revision(model),
+            "revision": _revision(prepared.model),
         },
         "dataset": {
             "name": _shown(source.name),
@@ -39,8 +39,8 @@ def write_record(settings: Training, trainer: Any, prepared: Prepared, report: M
             "facts": _of_dataset(source.facts),
         },
         "has_chat_template": bool(prepared.tokenizer.chat_template),
-        "parameters": model.num_parameters(),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "parameters": student.num_parameters(),
+        "dtype": str(student.dtype).removeprefix("torch."),
         "device": _device(trainer.args.device),
         "processes": trainer.args.world_size,
         "peak_memory": _peak_memory(trainer.args.device),
@@ -48,7 +48,10 @@ def write_record(settings: Training, trainer: Any, prepared: Prepared, report: M
         "too_long": prepared.train.too_long,
         "unusable": prepared.train.unusable,
         **report,
-        "settings": settings.model_dump(mode="json", exclude={*PLACES, "device"}, exclude_none=True),
+        "settings": {
+            **settings.model_dump(mode="json", exclude={*PLACES, "device"}, exclude_none=True),
+            **({"series": prepared.series} if prepared.series else {}),
+        },
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
     again = yaml.safe_dump(facts["settings"], sort_keys=False)

@@ -24,7 +24,9 @@ class Training(Section):
     revision: str | None = Field(None, description="Revision of a dataset on the Hub.")
     student_revision: str | None = Field(None, description="Revision of a student on the Hub.")
 
-    series: SeriesName | None = Field(None, description="llama-3, qwen-3 or gemma-3: arguments of the chat template.")
+    series: SeriesName | None = Field(
+        None, description="llama-3, qwen-3, gemma-3: arguments of the chat template; as it was scored unless given."
+    )
     format: Literal["auto", "messages", "text"] = Field(
         "auto", description="How rows are read: as messages, as plain text, or as messages where there is a template."
     )

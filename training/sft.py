@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.errors import InputError, RunError
+from stillhouse.models import load_causal_lm, transformers_source
 from stillhouse.progress import Progress
 from stillhouse.store import write_atomically
-from training.preparing import Prepared, prepare
+from training.preparing import Prepared, end_answers_with, prepare
 from training.record import write_record
 from training.settings import Training
 from training.trainer import STATE, make_trainer, trainer_arguments
 
-SETTINGS = "settings.json"
+SETTINGS, FINAL = "settings.json", "final"  # in STATE: what is trained; the student, or its adapters, as trained
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,13 @@ def train_student(settings: Training, progress: Progress) -> TrainReport:
             f"the loss or its gradient is not a finite number at step {watch.broken}. No student was written; "
             f"{_kept(out)}. Lower learning_rate (now {settings.learning_rate:g}) or add warmup_steps, in a new folder"
         )
-    report = _report(trainer, prepared, out)
+    report, seconds = _report(trainer, prepared, out), round(time.monotonic() - started, 1)
+    trainer.save_model(str(out / STATE / FINAL))  # in all processes: some hold a part each
     if trainer.is_world_process_zero():
-        _save(trainer, prepared, settings)
-        write_record(
-            settings, trainer, prepared, {**report.measured(), "seconds": round(time.monotonic() - started, 1)}
-        )
+        student = _save(prepared, settings)
+        write_record(settings, trainer, prepared, student, {**report.measured(), "seconds": seconds})
         shutil.rmtree(out / STATE)
-        progress.finish("train", {"steps": len(report.losses), "rows": report.rows}, time.monotonic() - started)
+        progress.finish("train", {"steps": len(report.losses), "rows": report.rows}, seconds)
     return report
 
 
@@ -89,9 +89,10 @@ def _checkpoint_of(out: Path, settings: Training) -> str | None:
     """Return the checkpoint that a killed run of this training left, None for a new one. Raises InputError."""
     from training.callbacks import last_whole_checkpoint
 
-    if out.is_file() or (out.exists() and any(path.name != STATE for path in out.iterdir())):
+    path = out / STATE / SETTINGS
+    if not path.exists() and (out.is_file() or (out.exists() and any(one.name != STATE for one in out.iterdir()))):
         raise InputError(f"{out} exists already; give a new folder with --out")
-    checkpoint, path = last_whole_checkpoint(out / STATE), out / STATE / SETTINGS
+    checkpoint = last_whole_checkpoint(out / STATE)
     if checkpoint is None:
         return None
     known, mine = json.loads(path.read_text(encoding="utf-8")), _identity(settings)
@@ -138,19 +139,25 @@ def _report(trainer: Any, prepared: Prepared, out: Path) -> TrainReport:
     )
 
 
-def _save(trainer: Any, prepared: Prepared, settings: Training) -> None:
-    """Write the student as transformers and vLLM load it: adapters merged, in the precision its base came in."""
+def _save(prepared: Prepared, settings: Training) -> Any:
+    """Write and return the student as transformers and vLLM load it: adapters merged, as precise as its base came."""
     import torch
+    from peft import PeftModel
     from transformers import AutoConfig
 
-    from stillhouse.models import transformers_source
-
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    model = model.merge_and_unload() if settings.lora_rank else model
+    final = str(Path(settings.out) / STATE / FINAL)
+    if settings.lora_rank:
+        base, _ = load_causal_lm(settings.student, settings.student_revision, "cpu")
+        model = PeftModel.from_pretrained(base, final).merge_and_unload()
+        end_answers_with(model, prepared.end)
+    else:
+        model, _ = load_causal_lm(final, None, "cpu")
     config = AutoConfig.from_pretrained(transformers_source(settings.student), revision=settings.student_revision)
-    base = getattr(config, "dtype", None)
-    model.to(base if isinstance(base, torch.dtype) else model.dtype).save_pretrained(settings.out)
+    dtype = getattr(config, "dtype", None)
+    model = model.to(dtype if isinstance(dtype, torch.dtype) else torch.float32)
+    model.save_pretrained(settings.out)
     prepared.tokenizer.save_pretrained(settings.out)
+    return model
 
 
 @contextmanager

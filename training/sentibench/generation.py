@@ -14,6 +14,7 @@ NEXT = "\nSentence:"  # a model that goes on with an example of its own has answ
 # Tokens of prompts and answers of one batch; a batch is done when its longest answer is.
 CPU_BATCH, GPU_BATCH = 4_096, 65_536
 REQUESTS, RETRIES = 32, 6  # at a server
+MOST_TOKENS = 16_384  # of prompt and answer; vLLM keeps memory for so many
 CHUNK = 512  # prompts that vLLM is given at a time: what is lost at most
 
 
@@ -71,9 +72,21 @@ class VllmGenerator:
 
     def __init__(self, model: str, revision: str | None, dtype: str) -> None:
         """Load the model."""
+        import torch
+        from transformers import AutoConfig
         from vllm import LLM
 
-        self._model = LLM(model=model, revision=revision, dtype=dtype, enable_prefix_caching=True)
+        config = AutoConfig.from_pretrained(model, revision=revision).get_text_config()
+        on_gpu = torch.cuda.is_available()
+        self._model = LLM(
+            model=model,
+            revision=revision,
+            dtype=dtype,
+            max_model_len=min(getattr(config, "max_position_embeddings", None) or MOST_TOKENS, MOST_TOKENS),
+            gpu_memory_utilization=0.9 if on_gpu else 0.3,  # of a machine's memory where there is no GPU
+            enforce_eager=not on_gpu,  # graphs are of no use without a GPU
+            enable_prefix_caching=True,
+        )
 
     def continue_all(self, prompts: Sequence[str], max_new_tokens: int, report: Report) -> Found:
         """Yield the answers by place of their prompt, as they come; tokens are those read and written."""
