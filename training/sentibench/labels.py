@@ -56,7 +56,7 @@ class LabelReader:
         order = np.argsort(margins)
         for start in range(0, len(rows), AGAIN):
             again = order[start : start + AGAIN]
-            if start and margins[again[0]] > SAFETY * error:
+            if error and margins[again[0]] > SAFETY * error:
                 break
             right = _read(self._reader, [rows[number] for number in again], tokens, report)
             error = max(error, float(np.ptp(right - logits[again], axis=1).max()))
