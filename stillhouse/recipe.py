@@ -73,18 +73,18 @@ def from_options(section: type[SectionType], options: dict[str, Any]) -> Section
         raise InputError("; ".join(faults)) from error
 
 
-def read_mapping(path: Path, what: str) -> dict[str, Any]:
-    """Return the keys of a YAML file. Raises InputError where it is not a mapping of `what`."""
+def read_mapping(path: Path, kind: str, what: str) -> dict[str, Any]:
+    """Return the keys of a YAML file of a `kind`. Raises InputError where it is not a mapping of `what`."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist. It has to be a mapping of {what}") from error
+        raise InputError(f"{kind} {path} does not exist. It has to be a mapping of {what}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+        raise InputError(f"{kind} {path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from error
+        raise InputError(f"{kind} {path} is not valid YAML: {error}") from error
     if not isinstance(data, dict):
-        raise InputError(f"{path} must be a mapping of {what}")
+        raise InputError(f"{kind} {path} must be a mapping of {what}")
     return data
 
 
@@ -93,7 +93,7 @@ def load_recipe(path: Path) -> Recipe:
 
     Raises InputError that lists every fault, each with its key and the remedy.
     """
-    data = read_mapping(path, "sections, like recipes/demo.yaml")
+    data = read_mapping(path, "recipe", "sections, like recipes/demo.yaml")
     try:
         return anchor_paths(Recipe.model_validate(data), path.resolve().parent)
     except ValidationError as error:

@@ -230,7 +230,10 @@ _SCORER = tuple(
     f"curation.{key}"
     for key in ("student", "student_revision", "proxy", "proxy_revision", "dtype", "series", "max_length")
 )
-_SCORING = (*(f"curation.{module}" for module in ("difficulty", "student", "kernels", "prefixes")), "stillhouse.series")
+_SCORING = (
+    *(f"curation.{module}" for module in ("difficulty", "student", "kernels")),
+    *(f"stillhouse.{module}" for module in ("reading", "prefixes", "series")),
+)
 _CURATION = (
     Stage(
         "scores",

@@ -68,7 +68,7 @@ def test_what_is_not_on_the_hub_is_no_metadata_and_what_is_unknown_is_called_so(
     assert card.data.base_model is card.data.datasets is card.data.language is card.data.eval_results is None
     assert "| teacher | unknown |" in card.text
     assert "| the dataset | unknown |" in card.text
-    assert "None: the dataset has no split" in card.text
+    assert "the dataset has no split `test`" in card.text
 
 
 def test_hostile_names_stay_text() -> None:

@@ -90,7 +90,7 @@ def load_training(given: dict[str, Any], config: Path | None = None, presets: st
         found |= yaml.safe_load((_presets() / f"{name}.yaml").read_text(encoding="utf-8"))
     if config:
         found |= _anchored(
-            read_mapping(config, "settings of a training, like `student: MODEL`"), config.resolve().parent
+            read_mapping(config, "file", "settings of a training, like `student: MODEL`"), config.resolve().parent
         )
     found |= {name: value for name, value in given.items() if value is not None}
     missing = [name for name in ("dataset", "student", "out") if name not in found]
