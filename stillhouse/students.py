@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ def train(settings: "Training") -> "TrainReport":
         "stillhouse train",
         {"dataset": settings.dataset, "student": settings.student, "out": settings.out, "settings": rate},
     )
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft's own business
     with display:
         report = train_student(settings, display)
     if is_first_process():

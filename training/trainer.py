@@ -35,7 +35,7 @@ def trainer_arguments(settings: Training) -> Any:
         adam_beta2=settings.betas[1],
         max_grad_norm=settings.max_grad_norm,
         seed=settings.seed,
-        max_length=settings.max_length,
+        max_length=settings.max_length if settings.packing else None,  # rows that are too long are left out before
         packing=settings.packing,
         eval_packing=False,
         shuffle_dataset=settings.packing,  # which rows share a pack is by chance, not by their order
