@@ -1,6 +1,5 @@
 """Croissant metadata of a dataset folder: files with their digests, and the columns of each config."""
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+
+from stillhouse.store import file_digest
 
 PARQUET = "application/x-parquet"
 LICENCES = "https://spdx.org/licenses/"
@@ -27,7 +28,7 @@ def croissant(facts: Mapping[str, Any], configs: Mapping[str, Mapping[str, Seque
         for split, names in splits.items():
             for number, name in enumerate(names):
                 path, key = f"{config}/{name}", f"{config}-{split}" + (f"-{number}" if len(names) > 1 else "")
-                digest = _digest(folder / path)
+                digest = file_digest(folder / path)
                 files.append(
                     mlcroissant.FileObject(
                         id=key, name=key, content_url=path, encoding_formats=[PARQUET], sha256=digest
@@ -61,11 +62,6 @@ def _records(key: str, schema: Mapping[str, Any]) -> Any:
 def _licence(licence: str) -> str:
     """Return the address of an SPDX licence; other terms are named as they are."""
     return f"{LICENCES}{licence}" if SPDX.fullmatch(licence) else licence
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _type_of(dtype: Any) -> Any:

@@ -41,6 +41,7 @@ from hub_cards.folders import (
     plan_copy,
 )
 from stillhouse.errors import InputError, RunError, StillhouseError
+from stillhouse.store import file_digest
 
 TIMEOUT = 120.0  # seconds without a byte; the client itself would wait for ever
 ATTEMPTS = 4  # of the calls that the client itself does not repeat
@@ -425,8 +426,7 @@ def _wait(state: tenacity.RetryCallState) -> float:
 def _has_digest(path: Path, there: RepoFile) -> bool:
     """Compare a file with one on the Hub: large files have a SHA-256, the others the SHA-1 of a git blob."""
     if there.lfs:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == there.lfs.sha256
+        return bool(file_digest(path) == there.lfs.sha256)
     content = path.read_bytes()
     blob = b"blob %d\0%s" % (len(content), content)
     return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == there.blob_id

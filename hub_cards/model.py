@@ -8,7 +8,7 @@ from typing import Any
 from hub_cards.card import model_card
 from hub_cards.plots import write_loss_plot
 from stillhouse.errors import InputError
-from stillhouse.store import write_atomically
+from stillhouse.store import write_atomically, write_json
 
 BENCHMARK_KEYS = ("benchmark", "shots", "seeds", "limit", "wording", "sets", "categories", "mean")  # shown in a card
 
@@ -38,7 +38,7 @@ def add_results(folder: Path, results: Mapping[str, Any]) -> None:
 
 
 def _write(folder: Path, facts: dict[str, Any]) -> None:
-    write_atomically(folder / "facts.json", (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
+    write_json(folder / "facts.json", facts)
     held_out = (facts["held_out"] or {}).get("by_step", [])
     pictures = write_loss_plot(facts["losses"], held_out, folder)
     write_atomically(folder / "README.md", model_card(facts, pictures).encode())

@@ -26,7 +26,7 @@ from stillhouse.files import source_files
 from stillhouse.models import GGUF_PACKAGES, check_causal_lm, content_digest, gguf_file, torch_device
 from stillhouse.progress import Counts, Progress
 from stillhouse.recipe import Recipe
-from stillhouse.store import RunFolder
+from stillhouse.store import RunFolder, file_digest
 
 if TYPE_CHECKING:
     from pipelines.engine import Engine
@@ -221,12 +221,12 @@ def fingerprints(stages: Sequence[Stage], recipe: Recipe, folder: RunFolder | No
 def _inputs(stage: Stage, recipe: Recipe, data: dict[str, Any]) -> list[str | None]:
     """Return digests of the files that a stage reads besides tables: text sources, evaluation sets, local models."""
     if "texts" in stage.keys:
-        return [_file_digest(file) for source in recipe.texts.sources for file in source_files(source)]
+        return [file_digest(file) for source in recipe.texts.sources for file in source_files(source)]
     sets: list[str | None] = []
     if "publish.leaks" in stage.keys:
         from hub_cards.evaluation import evaluation_files
 
-        sets = [_file_digest(file) for one in recipe.publish.leaks.evaluation for file in evaluation_files(one)]
+        sets = [file_digest(file) for one in recipe.publish.leaks.evaluation for file in evaluation_files(one)]
     models = MODELS & set(stage.keys)
     names = ("perspectives.encoder" if key == "perspectives" else key for key in sorted(models))
     references = [_value_at(data, name) for name in names]
@@ -239,7 +239,7 @@ def _from_people(stage: Stage, folder: RunFolder | None) -> list[str | None]:
     if folder is None:
         return []
     files = {"instructions": [folder.edits_path], "audit": sorted(folder.review_path.glob("[!.]*"))}
-    return [_file_digest(file) for file in files.get(stage.name, []) if file.exists()]
+    return [file_digest(file) for file in files.get(stage.name, []) if file.exists()]
 
 
 def versions() -> dict[str, str]:
@@ -262,11 +262,6 @@ def _value_at(data: dict[str, Any], key: str) -> Any:
     return data[section][name] if name else data[section]
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _code_digest(module: str) -> str:
     """Hash the source of a module, or all files of a package or data folder, without importing it."""
     root = Path(__file__).parent.parent / module.replace(".", "/")
@@ -274,7 +269,7 @@ def _code_digest(module: str) -> str:
     files = [single] if single.exists() else sorted(path for path in root.rglob("*") if path.suffix in CODE_SUFFIXES)
     if not files:
         raise RunError(f"stage code {module} is not there; the installation is damaged, install stillhouse again")
-    return _digest([[path.name, _file_digest(path)] for path in files])
+    return _digest([[path.name, file_digest(path)] for path in files])
 
 
 CODE_SUFFIXES = {".py", ".yaml", ".jinja", ".parquet"}

@@ -21,7 +21,7 @@ from stillhouse.errors import InputError
 from stillhouse.models import Dtype
 from stillhouse.progress import Progress
 from stillhouse.sections import Curation, Section
-from stillhouse.store import write_atomically
+from stillhouse.store import claim_folder, write_atomically, write_json
 from training.data import Source, find_dataset, load_pool
 from training.sentibench.evaluation import Evaluation, evaluate
 from training.sentibench.results import summarise
@@ -79,7 +79,7 @@ def run_experiment(settings: Experiment, progress: Progress) -> dict[str, Any]:
     source = find_dataset(settings.training.dataset, settings.training.revision)
     pool, test = load_pool(source)
     steps = _steps(settings, len(pool))
-    _claim(out, settings, source)
+    claim_folder(out, ABOUT, _about(settings, source), "experiment")
     points = list(_points(settings))
     for number, point in enumerate(points, 1):
         folder = out / "points" / point.name
@@ -87,7 +87,7 @@ def run_experiment(settings: Experiment, progress: Progress) -> dict[str, Any]:
             progress.warn(f"point {number} of {len(points)}: {point.name}")
             _work_off(point, folder, settings, _cut(pool, point, settings), test, source, steps, progress)
     results = _results(out, points, settings, names, len(pool))
-    write_atomically(out / RESULTS, (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode())
+    write_json(out / RESULTS, results)
     write_atomically(out / TABLE, markdown(results).encode())
     return results
 
@@ -110,21 +110,10 @@ def _steps(settings: Experiment, rows: int) -> int | None:
     return training.max_steps or math.ceil(training.epochs * rows / (training.batch_size * training.accumulation))
 
 
-def _claim(out: Path, settings: Experiment, source: Source) -> None:
-    """Take the folder for this experiment. Raises InputError where it holds another one, or anything else."""
-    about = {**settings.model_dump(mode="json", exclude={"training": {"out"}}), "files": source.files}
-    about["revision"] = source.revision
-    path = out / ABOUT
-    if path.exists():
-        known = json.loads(path.read_text(encoding="utf-8"))
-        other = sorted(key for key in about.keys() | known.keys() if about.get(key) != known.get(key))
-        if other:
-            raise InputError(f"{out} holds an experiment with another {', '.join(other)}; give a new folder with --out")
-    elif out.exists() and (out.is_file() or any(out.iterdir())):
-        raise InputError(f"{out} exists already and is no experiment; give a new folder with --out")
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(about, indent=2).encode())
+def _about(settings: Experiment, source: Source) -> dict[str, Any]:
+    """Return what the points depend on."""
+    about = settings.model_dump(mode="json", exclude={"training": {"out"}})
+    return {**about, "files": source.files, "revision": source.revision}
 
 
 def _cut(pool: pl.DataFrame, point: Point, settings: Experiment) -> pl.DataFrame:

@@ -1,9 +1,10 @@
 """A run is a folder: recipe, manifest, one Parquet table per stage, each written whole or not at all."""
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,43 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file that people can read, whole or not at all."""
+    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def differing_keys(path: Path, about: Mapping[str, Any], aside: frozenset[str] = frozenset()) -> list[str]:
+    """Return the keys, but for those `aside`, whose values in a JSON file are not those of `about`."""
+    known = json.loads(path.read_text(encoding="utf-8"))
+    keys = (about.keys() | known.keys()) - aside
+    return sorted(key for key in keys if about.get(key) != known.get(key))
+
+
+def claim_folder(
+    folder: Path, name: str, about: Mapping[str, Any], kind: str, aside: frozenset[str] = frozenset()
+) -> None:
+    """Take a folder for the work of a `kind` that `about` describes, in its file `name`; or find it taken for that.
+
+    Raises InputError where it holds another one, or anything else. Keys `aside` may differ.
+    """
+    path = folder / name
+    if path.exists():
+        other = differing_keys(path, about, aside)
+        if other:
+            raise InputError(f"{folder} holds an {kind} with another {', '.join(other)}; give a new folder with --out")
+    elif folder.exists() and (folder.is_file() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists already and is no {kind}; give a new folder with --out")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, about)
 
 
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:

@@ -63,16 +63,7 @@ def load_examples(source: Source, split: str = "train") -> "Dataset":
 
     Raises InputError where it cannot be loaded, is empty, or is not a published dataset of this version's schema.
     """
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
-    place = f"dataset {source.name}"
-    try:
-        rows = load_dataset(source.name, "default", split=split, revision=source.revision)
-    except (OSError, ValueError, DatasetsError) as error:
-        if NO_ROWS in str(error.__cause__):
-            raise InputError(f"{place}: split {split} has no rows") from error
-        raise _unreadable(source.name, f"default, split {split}", error) from error
+    place, rows = f"dataset {source.name}", _load(source, "default", split)
     missing = [column for column in PUBLISHED if column not in rows.column_names]
     if missing:
         raise InputError(
@@ -95,9 +86,11 @@ def load_pool(source: Source) -> "tuple[pl.DataFrame, pl.DataFrame | None]":
     """
     import polars as pl
 
-    kept = _table(source, "default", "train")
-    test = _table(source, "default", "test") if "test" in source.files else None
-    rejected = _table(source, "rejected", "train").filter(pl.col("rejected_by") == "selection").select(kept.columns)
+    kept = _load(source, "default", "train").to_polars()
+    test = _load(source, "default", "test").to_polars() if "test" in source.files else None
+    rejected = (
+        _load(source, "rejected", "train").to_polars().filter(pl.col("rejected_by") == "selection").select(kept.columns)
+    )
     pool = pl.concat([kept, rejected], how="vertical_relaxed").sort("id")
     if test is not None:
         pool = pool.filter(~pl.col("text").is_in(test["text"].implode()))
@@ -109,15 +102,17 @@ def load_pool(source: Source) -> "tuple[pl.DataFrame, pl.DataFrame | None]":
     return pool, test
 
 
-def _table(source: Source, config: str, split: str) -> "pl.DataFrame":
+def _load(source: Source, config: str, split: str) -> Any:
+    """Return a split as `datasets` has it. Raises InputError where it cannot be loaded or is empty."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     try:
-        rows = load_dataset(source.name, config, split=split, revision=source.revision)
+        return load_dataset(source.name, config, split=split, revision=source.revision)
     except (OSError, ValueError, DatasetsError) as error:
+        if NO_ROWS in str(error.__cause__):
+            raise InputError(f"dataset {source.name}: split {split} has no rows") from error
         raise _unreadable(source.name, f"{config}, split {split}", error) from error
-    return rows.to_polars()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

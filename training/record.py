@@ -1,6 +1,5 @@
 """What a card says of a trained student: where it comes from, what was done to it, what it measured."""
 
-import json
 import os
 import platform
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from stillhouse.store import write_atomically
+from stillhouse.store import write_atomically, write_json
 from training.preparing import Prepared
 from training.settings import PLACES, Training
 
@@ -58,7 +57,7 @@ def write_record(settings: Training, trainer: Any, prepared: Prepared, student: 
     write_atomically(
         folder / SETTINGS_FILE, f"# stillhouse train DATASET --student MODEL --config {SETTINGS_FILE}\n{again}".encode()
     )
-    write_atomically(folder / "facts.json", (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
+    write_json(folder / "facts.json", facts)
 
 
 def is_first_process() -> bool:

@@ -1,6 +1,5 @@
 """Supervised fine-tuning of a student with TRL: on the very tokens that were scored."""
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any
 from stillhouse.errors import InputError, RunError
 from stillhouse.models import load_causal_lm, transformers_source
 from stillhouse.progress import Progress
-from stillhouse.store import write_atomically
+from stillhouse.store import differing_keys, write_json
 from training.preparing import Prepared, end_answers_with, prepare
 from training.record import write_record
 from training.settings import Training
@@ -95,8 +94,7 @@ def _checkpoint_of(out: Path, settings: Training) -> str | None:
     checkpoint = last_whole_checkpoint(out / STATE)
     if checkpoint is None:
         return None
-    known, mine = json.loads(path.read_text(encoding="utf-8")), _identity(settings)
-    other = sorted(key for key in mine.keys() | known.keys() if mine.get(key) != known.get(key))
+    other = differing_keys(path, _identity(settings))
     if other:
         raise InputError(
             f"{out} holds an unfinished training with another {', '.join(other)}. Give a new folder with --out, the "
@@ -109,7 +107,7 @@ def _begin(out: Path, settings: Training, trainer: Any) -> None:
     """Write down what is trained, for a run that is started again."""
     if trainer.is_world_process_zero():
         (out / STATE).mkdir(parents=True, exist_ok=True)
-        write_atomically(out / STATE / SETTINGS, json.dumps(_identity(settings), indent=2).encode())
+        write_json(out / STATE / SETTINGS, _identity(settings))
 
 
 def _identity(settings: Training) -> dict[str, Any]:

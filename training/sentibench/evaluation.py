@@ -12,12 +12,11 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from stillhouse.checkpoint import Checkpoint
-from stillhouse.errors import InputError
 from stillhouse.models import Dtype, content_digest, load_causal_lm, transformers_source
 from stillhouse.progress import Progress
 from stillhouse.reading import Reader
 from stillhouse.sections import Section
-from stillhouse.store import write_atomically
+from stillhouse.store import claim_folder, file_digest, write_atomically, write_json
 from training.sentibench.generation import Generator, ServerGenerator, TransformersGenerator, VllmGenerator
 from training.sentibench.labels import LabelReader, Report
 from training.sentibench.prompts import make_prompts
@@ -101,7 +100,7 @@ def evaluate(settings: Evaluation, progress: Progress) -> dict[str, Any]:
     rows = {name: load_rows(settings.data, name, "test")[: settings.limit] for name in names}
     instructions = load_instructions(settings.prompts)
     about = _about(settings, names, instructions)
-    _claim(settings.out, about)
+    claim_folder(settings.out, ABOUT, about, "evaluation", frozenset({"versions"}))
     models, started = _Models(settings), time.monotonic()
     predictions: dict[str, list[list[str]]] = {}
     for name in names:
@@ -115,7 +114,7 @@ def evaluate(settings: Evaluation, progress: Progress) -> dict[str, Any]:
         predictions[name] = done
         progress.finish(name, {"rows": len(rows[name])}, time.monotonic() - began)
     results = {**about, **summarise(rows, predictions, settings.seeds), "seconds": round(time.monotonic() - started, 1)}
-    write_atomically(settings.out / RESULTS, (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode())
+    write_json(settings.out / RESULTS, results)
     return results
 
 
@@ -190,21 +189,5 @@ def _digest(data: Path, names: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for name in names:
         for split in ("train", "test"):
-            digest.update(hashlib.sha256((data / name / f"{split}.json").read_bytes()).digest())
+            digest.update(bytes.fromhex(file_digest(data / name / f"{split}.json")))
     return digest.hexdigest()
-
-
-def _claim(out: Path, about: dict[str, Any]) -> None:
-    """Take a folder for this evaluation. Raises InputError where it holds another one, or anything else."""
-    path = out / ABOUT
-    if path.exists():
-        known = json.loads(path.read_text(encoding="utf-8"))
-        keys = (about.keys() | known.keys()) - {"versions"}
-        other = sorted(key for key in keys if about.get(key) != known.get(key))
-        if other:
-            raise InputError(f"{out} holds an evaluation with another {', '.join(other)}; give a new folder with --out")
-        return
-    if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise InputError(f"{out} exists already and is no evaluation; give a new folder with --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(about, indent=2, ensure_ascii=False).encode())
