@@ -2,7 +2,7 @@
 
     python benchmarks/sentibench.py --data FOLDER [--rows 200] [--model MODEL]
 
-Two sets, long (sc/imdb) and short (sc/sst2) texts, 4 shots. Both ways take turns in this process.
+Two sets, long (sc/imdb) and short (sc/sst2) texts, 4 shots; of each, both ways in this process.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from training.sentibench.prompts import make_prompts
 from training.sentibench.sets import SETS, load_rows
 
 NAMES = ("sc/imdb", "sc/sst2")
-BLOCK = 100  # rows
 Way = Callable[[Sequence[str], Sequence[str], Reader], list[str]]
 
 
@@ -81,14 +80,12 @@ def _label_reader(reader: Reader) -> LabelReader:
 def compare(
     prompts: Sequence[str], labels: Sequence[str], reader: Reader
 ) -> tuple[dict[Way, float], dict[Way, list[str]]]:
-    """Return seconds and predictions of each way; a block of rows is done by both before the next one begins."""
-    seconds: dict[Way, float] = dict.fromkeys(WAYS, 0.0)
-    found: dict[Way, list[str]] = {way: [] for way in WAYS}
-    for start in range(0, len(prompts), BLOCK):
-        for way in WAYS:
-            began = time.perf_counter()
-            found[way] += way(prompts[start : start + BLOCK], labels, reader)
-            seconds[way] += time.perf_counter() - began
+    """Return seconds and predictions of each way, one after the other."""
+    seconds, found = {}, {}
+    for way in WAYS:
+        began = time.perf_counter()
+        found[way] = way(prompts, labels, reader)
+        seconds[way] = time.perf_counter() - began
     return seconds, found
 
 

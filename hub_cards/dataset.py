@@ -15,6 +15,7 @@ from hub_cards.gates import gated, gated_corrections
 from hub_cards.plots import write_plots
 from hub_cards.rows import Tables, audited, corrections, published_rows, split_by_text
 from hub_cards.shards import write_shards
+from hub_cards.versions import changes_since
 from stillhouse.errors import RunError
 from stillhouse.sections import UNKNOWN
 from stillhouse.store import replace_folder
@@ -27,7 +28,7 @@ class Found:
     audit: dict[str, Any]
     gates: dict[str, Any]
     waiver: str | None = None
-    changes: tuple[dict[str, Any], ...] = ()  # since the version before: key, before, now
+    former: dict[str, Any] | None = None  # the facts of the version before
     repo: str | None = None  # where on the Hub it goes
 
 
@@ -59,7 +60,8 @@ def write_dataset(
         for name, splits in configs.items()
     }
     facts = collect_facts(tables, manifest, shown, found.audit, found.gates)
-    facts |= {"waiver": found.waiver, "changes": list(found.changes), "repo": found.repo}
+    facts |= {"waiver": found.waiver, "repo": found.repo}
+    facts["changes"] = changes_since(found.former, json.loads(json.dumps(facts)))
     _write_about(partial, facts, shown, layout)
     replace_folder(partial, target)
     return {name: sum(len(rows) for rows in splits.values()) for name, splits in configs.items()}

@@ -87,11 +87,6 @@ def teacher_terms(model: str, stated: str | None) -> Terms:
     return _of_family(family, "list")
 
 
-def terms_compiled() -> str:
-    """Return the date on which the list of teachers' terms was compiled."""
-    return str(_known()["compiled"])
-
-
 def _stated_terms(stated: str) -> Terms:
     licence = card_licence(stated).get("license", "other")
     family = next((one for one in _known()["families"] if one["licence"] == licence), None)

@@ -1,7 +1,6 @@
 """Publishing: a run or a trained student goes to the Hub or into a folder, if nothing speaks against it."""
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,18 +118,14 @@ def _dataset_for(folder: RunFolder, waiver: str | None, target: "Repo | Path") -
     """Write the dataset as it is to stand at the target, with what changes against the version there."""
     from hub_cards.dataset import Found, write_dataset
     from hub_cards.hub import former_facts
-    from hub_cards.versions import changes_since
 
     recipe, manifest = load_recipe(folder.recipe_path).model_dump(mode="json"), folder.manifest()
     tables = {name: folder.read_table(name) for name in TABLES}
     accepted = folder.findings()["decision"] == "accepted"
-    found = Found(folder.findings(), folder.found_by_gates(), None if accepted else waiver, repo=_id_of(target))
+    told = None if accepted else waiver
+    found = Found(folder.findings(), folder.found_by_gates(), told, former_facts(target), _id_of(target))
     place = folder.path / "publish"
     write_dataset(place, tables, manifest, recipe, found)
-    facts = json.loads((place / "facts.json").read_text(encoding="utf-8"))
-    changes = changes_since(former_facts(target), facts)
-    if changes:
-        write_dataset(place, tables, manifest, recipe, replace(found, changes=tuple(changes)))
     return place
 
 

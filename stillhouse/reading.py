@@ -16,7 +16,6 @@ from stillhouse.prefixes import Tokens, read_in_pieces, read_prefix, shared_pref
 NO_ARGUMENTS: Mapping[str, Any] = {}
 # Tokens of one forward pass. On a CPU larger batches leave the cache: 3.9 ms a token at 512, 10.3 at 4,096.
 CPU_TOKENS, GPU_TOKENS = 512, 16_384
-CPU_PIECE = 256  # of a text that is longer
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ class Reader:
         if self._pieces is False or self.model.device.type != "cpu" or len(row.prompt) <= self.batch_tokens:
             return None
         ids = torch.from_numpy(row.prompt)
-        found = read_in_pieces(self.model.base_model, ids, self.model.config, CPU_PIECE)
+        found = read_in_pieces(self.model.base_model, ids, self.model.config, CPU_TOKENS)
         if self._pieces is None:
             self._pieces = found is not None and _are_close(found, self.hidden([row])[0])
         return found[None] if found is not None and self._pieces else None

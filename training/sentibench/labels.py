@@ -15,8 +15,7 @@ Report = Callable[[int, int], None]  # is told the tokens that were read, and ho
 Logits = npt.NDArray[np.float32]
 
 CHUNK = 256  # prompts whose predictions come together, and are lost at most
-# A prediction in bfloat16 stands where its margin is so many times the largest error seen on those read again.
-SAFETY = 2.0
+SAFETY = 4.0  # a prediction in bfloat16 stands where its margin is so many standard errors
 AGAIN = 8  # prompts that are read again at a time
 
 
@@ -24,7 +23,7 @@ class LabelReader:
     """A model that is asked for one of a few labels.
 
     Where the processor is faster in bfloat16, all prompts are read so first and the close ones once more, in the
-    model's own float32, until what is left has a margin of SAFETY times the largest difference between the two.
+    model's own float32, until what is left has a margin of SAFETY times the error of those (their root mean square).
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -41,27 +40,27 @@ class LabelReader:
         read, room = self._reader.tokenizer(list(prompts))["input_ids"], self._reader.context - 1
         report(0, sum(len(ids) > room for ids in read))
         rows = [np.array(ids[-room:], np.int64) for ids in read]
-        error = 0.0
+        errors: list[float] = []
         for start in range(0, len(rows), CHUNK):
-            logits, error = self._logits(rows[start : start + CHUNK], tokens, error, report)
+            logits = self._logits(rows[start : start + CHUNK], tokens, errors, report)
             yield {start + place: labels[best] for place, best in enumerate(logits.argmax(axis=1).tolist())}
 
-    def _logits(self, rows: Sequence[Tokens], tokens: list[int], error: float, report: Report) -> tuple[Logits, float]:
-        """Return the labels' logits, shape (rows, labels), and the largest error of a difference of two so far."""
+    def _logits(self, rows: Sequence[Tokens], tokens: list[int], errors: list[float], report: Report) -> Logits:
+        """Return the labels' logits, shape (rows, labels); `errors` of differences grow by those that are seen."""
         if self._half is None:
-            return _read(self._reader, rows, tokens, report), error
+            return _read(self._reader, rows, tokens, report)
         logits = _read(self._half, rows, tokens, report)
         closest = np.sort(logits, axis=1)
         margins = closest[:, -1] - closest[:, -2]
         order = np.argsort(margins)
         for start in range(0, len(rows), AGAIN):
             again = order[start : start + AGAIN]
-            if error and margins[again[0]] > SAFETY * error:
+            if errors and margins[again[0]] > SAFETY * np.sqrt(np.mean(np.square(errors))):
                 break
             right = _read(self._reader, [rows[number] for number in again], tokens, report)
-            error = max(error, float(np.ptp(right - logits[again], axis=1).max()))
+            errors += np.ptp(right - logits[again], axis=1).tolist()
             logits[again] = right
-        return logits, error
+        return logits
 
 
 def _read(reader: Reader, rows: Sequence[Tokens], tokens: list[int], report: Report) -> Logits:
