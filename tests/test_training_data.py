@@ -48,9 +48,13 @@ def test_a_tag_and_a_branch_become_the_commit_they_stand_for(tmp_path: Path) -> 
     assert old["files"] == {"train": ["default/train-1.parquet"], "test": ["default/test-1.parquet"]}
 
 
-def test_a_folder_has_no_revision(tmp_path: Path) -> None:
+def test_a_folder_has_no_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = find_dataset(str(write_folder(tmp_path / "moods")), None)
     assert (found.revision, found.facts) == (None, {"version": 1})
+    assert found.files == {"train": ["default/train-1.parquet"], "test": ["default/test-1.parquet"]}
+    monkeypatch.chdir(tmp_path)
+    for relative in ("moods", "./moods/", "../" + tmp_path.name + "/moods"):
+        assert find_dataset(relative, None).files == found.files
     (tmp_path / "moods" / "facts.json").unlink()
     assert find_dataset(str(tmp_path / "moods"), None).facts == {}
 

@@ -44,15 +44,15 @@ def find_dataset(dataset: str, revision: str | None) -> Source:
 
     try:
         builder = load_dataset_builder(dataset, "default", revision=revision)
-        root = str(builder.base_path)
-        system, path = fsspec.core.url_to_fs(f"{root}/facts.json")
+        system, path = fsspec.core.url_to_fs(f"{builder.base_path}/facts.json")
         facts = json.loads(system.cat_file(path)) if system.exists(path) else {}
     except (OSError, ValueError) as error:  # the errors of `datasets` and the Hub's are among these
         raise _unreadable(dataset, "default", error) from error
     if not isinstance(facts, dict):
         raise InputError(f"dataset {dataset}: facts.json is not what a published dataset has")
+    root = PurePosixPath(path).parent
     files = {
-        split: [str(PurePosixPath(str(file)).relative_to(root)) for file in files]
+        split: [str(PurePosixPath(fsspec.core.strip_protocol(str(file))).relative_to(root)) for file in files]
         for split, files in (builder.config.data_files or {}).items()
     }
     return Source(dataset, str(builder.hash) if builder.repo_id else None, files, facts)
