@@ -358,4 +358,5 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("DATASETS_VERBOSITY", "critical")  # it logs errors that it raises too, with whole tables
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

@@ -59,6 +59,12 @@ def test_a_folder_has_no_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert find_dataset(str(tmp_path / "moods"), None).facts == {}
 
 
+def test_a_run_folder_is_told_from_its_dataset(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").touch()
+    with pytest.raises(InputError, match=r"is a run folder; the dataset it made is .*/dataset$"):
+        find_dataset(str(tmp_path), None)
+
+
 @pytest.mark.parametrize("content", ["[1]", "{", ""])
 def test_facts_that_are_none_are_refused(tmp_path: Path, content: str) -> None:
     (write_folder(tmp_path / "moods") / "facts.json").write_text(content, "utf-8")

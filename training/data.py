@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from stillhouse.errors import InputError
@@ -42,6 +42,8 @@ def find_dataset(dataset: str, revision: str | None) -> Source:
     import fsspec
     from datasets import load_dataset_builder
 
+    if (Path(dataset) / "manifest.json").exists():
+        raise InputError(f"{dataset} is a run folder; the dataset it made is {Path(dataset) / 'dataset'}")
     try:
         builder = load_dataset_builder(dataset, "default", revision=revision)
         system, path = fsspec.core.url_to_fs(f"{builder.base_path}/facts.json")
@@ -112,7 +114,7 @@ def _load(source: Source, config: str, split: str) -> Any:
     except (OSError, ValueError, DatasetsError) as error:
         if NO_ROWS in str(error.__cause__):
             raise InputError(f"dataset {source.name}: split {split} has no rows") from error
-        raise _unreadable(source.name, f"{config}, split {split}", error) from error
+        raise _unreadable(source.name, f"{config}, split {split}", error.__cause__ or error) from error
 
 
 @dataclass(frozen=True)
@@ -168,8 +170,9 @@ def end_of_answer(tokenizer: Any, template: Mapping[str, Any]) -> list[int]:
     return [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
 
 
-def _unreadable(dataset: str, config: str, error: Exception) -> InputError:
+def _unreadable(dataset: str, config: str, error: BaseException) -> InputError:
+    cause = str(error).partition("\n")[0]
     return InputError(
-        f"dataset {dataset} (config {config}) cannot be loaded: {error}. "
+        f"dataset {dataset} (config {config}) cannot be loaded: {cause}. "
         "Give the folder that `stillhouse run` made (runs/NAME/dataset) or a Hub id"
     )
