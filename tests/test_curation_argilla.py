@@ -79,8 +79,9 @@ def kill_at(server: LocalServer, number: int) -> Callable[[int], None]:
     def report(done: int) -> None:
         if done >= number:
             for program in server.programs:
-                os.killpg(program.process.pid, signal.SIGKILL)
-                program.process.wait()
+                if program.process.poll() is None:  # what has arrived by then is reported too
+                    os.killpg(program.process.pid, signal.SIGKILL)
+                    program.process.wait()
 
     return report
 

@@ -73,19 +73,18 @@ def planted(content: Content, wording: Callable[[str], str]) -> dict[str, Any]:
     gates["leaks"] |= {"sets": [wording("set")], "found": [{"set": wording("leaking set"), "how": "exact", "texts": 2}]}
     bounds = {"rate": 0.5, "low": 0.1, "high": 0.9, "rows": 9, "settled": 2, "wrong": 1}
     audit = {"rounds": [{"number": 1, "bar": 0.05}], "strata": [{"stratum": wording("stratum"), **bounds}]}
-    changes = ({"key": "licence", "before": wording("before"), "now": wording("now")},)
     return {
         "gates": gates,
         "audit": {**content.found.audit, **audit, "error_rate": bounds},
         "waiver": wording("waiver"),
-        "changes": changes,
+        "former": {"licence": wording("before")},
     }
 
 
 PLACES = (
     *("name", "waiver", "domain", "reason", "task_type", "head", "file", "dataset", "revision", "source licence"),
     *("publish licence", "teacher", "teacher revision", "teacher licence", "student", "student_revision", "proxy"),
-    *("proxy_revision", "encoder", "set", "leaking set", "stratum", "before", "now"),
+    *("proxy_revision", "encoder", "set", "leaking set", "stratum", "before"),
 )
 
 
