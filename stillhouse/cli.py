@@ -8,6 +8,7 @@ import typer
 
 from stillhouse.errors import InputError, StillhouseError, interruptible
 from stillhouse.students_cli import evaluate, experiment, train
+from stillhouse.viewing_cli import RunPath, inspect
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,9 +20,8 @@ app = typer.Typer(
     epilog="Start with: stillhouse run recipes/demo.yaml",
 )
 
-OUR_PACKAGES = {"stillhouse", "pipelines", "curation", "hub_cards", "training"}
+OUR_PACKAGES = {"stillhouse", "pipelines", "curation", "hub_cards", "reports", "training"}
 AsJson = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, for example runs/demo.", show_default=False)]
 
 
 @app.callback()
@@ -67,25 +67,10 @@ def status(run_folder: RunPath, as_json: AsJson = False) -> None:
     show_status(run_folder, as_json=as_json)
 
 
-@app.command(
+app.command(
     epilog="Examples: stillhouse inspect runs/demo responses --by reason | stillhouse inspect runs/demo responses "
     "--where \"status = 'invalid'\" | stillhouse inspect runs/demo coverage"
-)
-def inspect(
-    run_folder: RunPath,
-    table: Annotated[
-        str, typer.Argument(help="Table of the run, `coverage`, `failures` or `reviews`.")
-    ] = "instructions",
-    where: Annotated[str | None, typer.Option(help="Only rows for which this condition in SQL holds.")] = None,
-    by: Annotated[str | None, typer.Option(help="Count the rows by this column instead.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Rows shown; 10 cards unless given, or all as JSON.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON, one a line.")] = False,
-) -> None:
-    """Show rows of a run's tables as readable cards, or counts by a column, for example of reasons."""
-    from stillhouse.job import inspect_run
-
-    inspect_run(run_folder, table, where, by, limit, as_json)
-
+)(inspect)
 
 Data = Annotated[str, typer.Argument(help="JSONL, JSON, CSV or Parquet file, folder, or Hub id.", show_default=False)]
 Student = Annotated[str, typer.Option(help="Model folder, Hub id or offline package.", show_default=False)]

@@ -1,5 +1,7 @@
 """What a person sees in the terminal: header, live progress, closing summary."""
 
+import json
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -288,6 +290,11 @@ class Display:
         if self._task is not None:
             self._bars.remove_task(self._task)
             self._task = None
+
+
+def print_json(figures: Any) -> None:
+    """Print figures for a program to read."""
+    sys.stdout.write(json.dumps(figures, indent=2) + "\n")
 
 
 def figures_table(title: str, *columns: str) -> Table:

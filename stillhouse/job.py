@@ -1,10 +1,7 @@
 """What the commands do: a build with a display around it. Every command is also one of these calls."""
 
-import json
 import os
-import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +10,12 @@ from rich.console import Console
 
 from stillhouse.coverage import coverage, unmet_quotas
 from stillhouse.cuts import Cut, difference, diversity_of, last_cut, make_cuts
-from stillhouse.display import Display
+from stillhouse.display import Display, print_json
 from stillhouse.errors import InputError
-from stillhouse.inspection import CARDS_SHOWN, choose, counts_by, show_cards, show_counts
 from stillhouse.planning import make_plan, over_cap, totals
 from stillhouse.progress import Unseen
 from stillhouse.recipe import Recipe, load_recipe
-from stillhouse.schemas import FAILURES, TABLES
+from stillhouse.schemas import TABLES
 from stillhouse.scored import score_file, summary_of
 from stillhouse.sections import Curation, Imported, TextSource
 from stillhouse.stages import STAGES, audit_samples, build_of, gates_of, stages_of
@@ -105,7 +101,7 @@ def show_plan(recipe_path: Path, out: Path | None = None, probe: int = 0, as_jso
     with display:
         report = make_plan(recipe, folder, display, probe)
     if as_json:
-        sys.stdout.write(json.dumps({**report, "total": totals(report)}, indent=2) + "\n")
+        print_json({**report, "total": totals(report)})
         return report
     display.plan(report, totals(report), recipe.teacher.price)
     for sentence in over_cap(report, recipe):
@@ -128,7 +124,7 @@ def show_status(path: Path, as_json: bool = False) -> dict[str, Any]:
     if audit:
         report["audit"] = {key: audit[key] for key in ("decision", "why")}
     if as_json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+        print_json(report)
     else:
         console = Console()
         display = Display(console)
@@ -165,56 +161,6 @@ def coverage_of(folder: RunFolder) -> tuple[pl.DataFrame | None, list[dict[str, 
     found = coverage({name: folder.read_table(name) for name in names if name in done})
     quotas = load_recipe(folder.recipe_path).curation.quotas
     return found, unmet_quotas(found, quotas) if "decisions" in done else []
-
-
-def inspect_run(
-    path: Path, table: str, where: str | None, by: str | None, limit: int | None, as_json: bool = False
-) -> None:
-    """Print rows of a table (or of the coverage matrix) as cards, or counts by a column."""
-    folder = opened(path)
-    chosen = choose(_table_named(folder, table), where)
-    as_cards = not (as_json or by or table == "coverage")
-    most = limit or (CARDS_SHOWN if as_cards else len(chosen))
-    shown = (counts_by(chosen, by) if by else chosen).head(most)
-    console = Console()
-    if as_json:
-        sys.stdout.write(shown.write_ndjson())
-    elif not as_cards:
-        show_counts(shown, console)
-    else:
-        show_cards(shown, console)
-        console.print(f"{len(shown)} of {len(chosen):,} rows of {table}" + (f" where {where}" if where else ""))
-
-
-def _table_named(folder: RunFolder, table: str) -> pl.DataFrame:
-    if table == "coverage":
-        found, _ = coverage_of(folder)
-        if found is None:
-            raise InputError(f"{folder.path} has no responses yet, so nothing is covered; `stillhouse run` makes them")
-        return found
-    if table == "failures":
-        return failures_of(folder)
-    if table == "reviews":
-        from curation.audit.rounds import Rounds
-
-        return Rounds(folder.review_path).reviews()
-    if table not in TABLES:
-        raise InputError(f"no table is called {table}; tables: {', '.join(TABLES)}, coverage, failures, reviews")
-    return folder.read_table(table)
-
-
-def failures_of(folder: RunFolder) -> pl.DataFrame:
-    """Return the teacher calls that failed, with their causes."""
-    from pipelines.journal import Journal
-
-    if not folder.journal_path.exists():
-        return pl.DataFrame(schema=FAILURES)
-    with Journal(folder.journal_path) as journal:
-        rows = [
-            (stage, call_id, cause, datetime.fromtimestamp(moment, UTC), later)
-            for stage, call_id, cause, moment, later in journal.failures()
-        ]
-    return pl.DataFrame(rows, schema=FAILURES, orient="row")
 
 
 def export_instructions(path: Path, to: Path) -> int:
@@ -278,7 +224,7 @@ def score_pairs(
         table = score_file(source, columns, settings, device, out, display)
     report = {**summary_of(table), "out": str(out)}
     if as_json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+        print_json(report)
     else:
         display.scores(report)
     return report
@@ -302,7 +248,7 @@ def select_cuts(
         reports.append({"name": cut.name, "counts": cut.counts, **figures})
         before = cuts[0].name, cuts[0].decisions.select("sample_id", "kept")
     if as_json:
-        sys.stdout.write(json.dumps(reports, indent=2) + "\n")
+        print_json(reports)
         return reports
     display = Display(Console())
     display.cuts(reports)

@@ -122,8 +122,13 @@ def _dataset_for(folder: RunFolder, waiver: str | None, target: "Repo | Path") -
     recipe, manifest = load_recipe(folder.recipe_path).model_dump(mode="json"), folder.manifest()
     tables = {name: folder.read_table(name) for name in TABLES}
     accepted = folder.findings()["decision"] == "accepted"
-    told = None if accepted else waiver
-    found = Found(folder.findings(), folder.found_by_gates(), told, former_facts(target), _id_of(target))
+    found = Found(
+        folder.findings(),
+        folder.found_by_gates(),
+        waiver=None if accepted else waiver,
+        former=former_facts(target),
+        repo=_id_of(target),
+    )
     place = folder.path / "publish"
     write_dataset(place, tables, manifest, recipe, found)
     return place

@@ -138,7 +138,7 @@ class Reader:
         if self._pieces is False or self.model.device.type != "cpu" or len(row.prompt) <= self.batch_tokens:
             return None
         ids = torch.from_numpy(row.prompt)
-        found = read_in_pieces(self.model.base_model, ids, self.model.config, CPU_TOKENS)
+        found = read_in_pieces(self.model.base_model, ids, self.model.config, self.batch_tokens)
         if self._pieces is None:
             self._pieces = found is not None and _are_close(found, self.hidden([row])[0])
         return found[None] if found is not None and self._pieces else None

@@ -1,9 +1,7 @@
 """The audit of a run: rounds are drawn and sent, answers pulled, findings shown and applied."""
 
-import json
 import os
 import re
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from rich.console import Console
 
-from stillhouse.display import Display
+from stillhouse.display import Display, print_json
 from stillhouse.errors import InputError
 from stillhouse.job import opened, put_instructions, quiet_libraries, undo_stages, write_kept
 from stillhouse.recipe import Recipe, from_options, load_recipe
@@ -305,7 +303,7 @@ def show_review(path: Path, as_json: bool = False) -> dict[str, Any]:
     audit = audit_of(path)
     findings = audit.findings
     if as_json:
-        sys.stdout.write(json.dumps(findings, indent=2) + "\n")
+        print_json(findings)
         return findings
     display = Display(Console())
     show_findings(display.console, findings)

@@ -1,14 +1,12 @@
 """What the commands about students do: training, measuring, and whether a cut of the data helped."""
 
-import json
-import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from stillhouse.display import Display
+from stillhouse.display import Display, print_json
 from stillhouse.errors import InputError
 from stillhouse.job import quiet_libraries
 
@@ -61,7 +59,7 @@ def evaluate(settings: "Evaluation", card: bool = False, as_json: bool = False) 
     if card:
         add_results(Path(settings.model), results)
     if as_json:
-        _print_json(results)
+        print_json(results)
     else:
         display.benchmark(results)
         display.console.print(f"predictions and results in {settings.out}", soft_wrap=True)
@@ -85,7 +83,7 @@ def experiment(settings: "Experiment", as_json: bool = False) -> dict[str, Any]:
         results = run_experiment(settings, display)
     pictures = write_share_plot(results["groups"], out)
     if as_json:
-        _print_json(results)
+        print_json(results)
     else:
         display.shares(results)
         display.console.print(f"table, figures and all points in {out}: {', '.join(pictures)}", soft_wrap=True)
@@ -115,11 +113,7 @@ def score_predictions(file: Path, task: str | None, data: Path, limit: int | Non
         "unparseable": unparseable(task, texts) / len(texts),
     }
     if as_json:
-        _print_json(figures)
+        print_json(figures)
     else:
         Display(Console()).scored_predictions(figures)
     return figures
-
-
-def _print_json(figures: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")

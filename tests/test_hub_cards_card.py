@@ -117,6 +117,8 @@ def test_markup_of_others_is_shown_as_text(two: dict[str, Path]) -> None:
         wording = MARKUP.format(place=f"{place}:")
         wording = wording.replace("/", "_") if place == "file" else wording
         assert " ".join(wording.split()) in shown, f"{place} is shown word for word"
+    changed = (" ".join(MARKUP.format(place=f"{place}:").split()) for place in ("before", "publish licence"))
+    assert "licence\n" + "\n".join(changed) in shown, "before and now"
 
 
 def test_metadata_keep_their_keys_whatever_is_in_their_values(two: dict[str, Path]) -> None:

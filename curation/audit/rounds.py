@@ -14,7 +14,7 @@ from curation.audit.verdicts import KEYS, latest, settle, standing
 from stillhouse.errors import InputError
 from stillhouse.schemas import FRAME, REVIEWS, conform, table_of
 from stillhouse.sections import Review
-from stillhouse.store import write_atomically, write_parquet
+from stillhouse.store import write_json, write_parquet
 
 Entry = TypeVar("Entry")
 ANSWER = ["verdict", "faults", "rating", "correction", "comment", "status", "problem"]
@@ -171,4 +171,4 @@ class Rounds:
             raise InputError(f"{path} is damaged ({error}); put back a copy of it, verdicts depend on it") from error
 
     def _write(self, name: str, entries: Sequence[dict[str, Any]]) -> None:
-        write_atomically(self._path / name, (json.dumps(entries, indent=2, ensure_ascii=False) + "\n").encode())
+        write_json(self._path / name, entries)
