@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-INK, PALE = "#1f6f8b", "#c9dbe2"
+from stillhouse.plotting import INK, PALE, draw_funnel, new_figure, save_figure
+
 SHARES = ("figures/share.png", "figures/share.svg")
 ENDS = ("low", "high")  # of an interval
 FUNNEL, DIFFICULTY, LOSS = "figures/funnel.png", "figures/difficulty.png", "figures/loss.png"
@@ -13,7 +14,7 @@ FUNNEL, DIFFICULTY, LOSS = "figures/funnel.png", "figures/difficulty.png", "figu
 def write_plots(facts: Mapping[str, Any], folder: Path) -> list[str]:
     """Draw the funnel and the difficulty of kept and of all scored samples; return the files that were made."""
     (folder / "figures").mkdir(exist_ok=True)
-    _funnel(facts["funnel"], folder / FUNNEL)
+    save_figure(draw_funnel(facts["funnel"]), folder / FUNNEL)
     if not sum(facts["difficulty_histogram"]["all"]):
         return [FUNNEL]
     _difficulty(facts["difficulty_histogram"], folder / DIFFICULTY)
@@ -23,7 +24,7 @@ def write_plots(facts: Mapping[str, Any], folder: Path) -> list[str]:
 def write_loss_plot(losses: Sequence[float], held_out: Sequence[Sequence[float]], folder: Path) -> list[str]:
     """Draw the loss of every optimiser step, and (step, loss) on held-out rows; return the files that were made."""
     (folder / "figures").mkdir(exist_ok=True)
-    figure, axes = _figure(2.8)
+    figure, axes = new_figure(7, 2.8)
     few = len(losses) < 40
     colour = PALE if held_out else INK
     axes.plot(
@@ -36,7 +37,7 @@ def write_loss_plot(losses: Sequence[float], held_out: Sequence[Sequence[float]]
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("loss per token")
     axes.set_title("Training", loc="left")
-    _save(figure, folder / LOSS)
+    save_figure(figure, folder / LOSS)
     return [LOSS]
 
 
@@ -46,7 +47,7 @@ def write_share_plot(groups: Sequence[Mapping[str, Any]], folder: Path) -> list[
     A group has `kind`, `rate`, and `f1` with its interval; rate 0 is the student before, 1 all of the data.
     """
     (folder / "figures").mkdir(exist_ok=True)
-    figure, axes = _figure(3.6)
+    figure, axes = new_figure(7, 3.6)
     ends = [group for group in groups if group["rate"] in (0, 1)]
     kinds = list(dict.fromkeys(group["kind"] for group in groups if group not in ends))
     for number, kind in enumerate(kinds or ["all"]):
@@ -68,7 +69,7 @@ def write_share_plot(groups: Sequence[Mapping[str, Any]], folder: Path) -> list[
     axes.legend(frameon=False)
     axes.set_title("Does filtering help?", loc="left")
     for name in SHARES:
-        _save(figure, folder / name)
+        save_figure(figure, folder / name)
     return list(SHARES)
 
 
@@ -76,29 +77,8 @@ def _rate(group: Mapping[str, Any]) -> float:
     return float(group["rate"])
 
 
-def _figure(height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, height), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _funnel(funnel: Mapping[str, int], path: Path) -> None:
-    steps = {name: count for name, count in funnel.items() if name != "attributes"}  # of mentions, not of rows
-    figure, axes = _figure(0.6 + 0.32 * len(steps))
-    bars = axes.barh(list(steps), list(steps.values()), color=INK)
-    axes.bar_label(bars, labels=[f"{count:,}" for count in steps.values()], padding=4)
-    axes.invert_yaxis()
-    axes.set_xticks([])
-    axes.spines["bottom"].set_visible(False)
-    axes.set_title("From texts to rows", loc="left")
-    _save(figure, path)
-
-
 def _difficulty(histogram: Mapping[str, list[int]], path: Path) -> None:
-    figure, axes = _figure(2.8)
+    figure, axes = new_figure(7, 2.8)
     bins = len(histogram["all"])
     places = [(number + 0.5) / bins for number in range(bins)]
     for name, colour in (("all", PALE), ("kept", INK)):
@@ -108,12 +88,4 @@ def _difficulty(histogram: Mapping[str, list[int]], path: Path) -> None:
     axes.set_ylabel("samples")
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     axes.set_title("Difficulty", loc="left")
-    _save(figure, path)
-
-
-def _save(figure: Any, path: Path) -> None:
-    """Save without version, date or random ids: the same facts, the same bytes."""
-    import matplotlib
-
-    with matplotlib.rc_context({"svg.hashsalt": "stillhouse"}):
-        figure.savefig(path, metadata={"Software": None} if path.suffix == ".png" else {"Date": None, "Creator": None})
+    save_figure(figure, path)

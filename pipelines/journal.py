@@ -35,6 +35,15 @@ CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 ANSWER = "INSERT INTO answers VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT(call_id) DO NOTHING"
 FAILURE = "INSERT INTO failures VALUES (?,?,?,?)"
 NOTE = "INSERT INTO notes VALUES (?,?) ON CONFLICT(key) DO UPDATE SET value = excluded.value"
+STAGES = """
+WITH timed AS (
+    SELECT *, ROW_NUMBER() OVER (PARTITION BY stage ORDER BY seconds) AS place, COUNT(*) OVER (PARTITION BY stage) AS n
+    FROM answers
+)
+SELECT stage, COUNT(*), SUM(finish_reason != 'stop'), SUM(prompt_tokens), SUM(output_tokens),
+    MAX(CASE WHEN place = (n + 1) / 2 THEN seconds END), MAX(CASE WHEN place = (19 * n + 19) / 20 THEN seconds END)
+FROM timed GROUP BY stage ORDER BY MIN(answered_at)
+"""
 GROUP_ROWS = 1024  # in one commit at most
 HEADER_BYTES = 100  # of an SQLite file: page size at 16, number of pages at 28
 SMALLEST_ROW = 200  # bytes that an answer takes at least
@@ -117,6 +126,10 @@ class Journal:
         """Return stage, call id, cause and time (in seconds) of failed calls, and whether each was answered later."""
         query = "SELECT stage, call_id, cause, failed_at, call_id IN (SELECT call_id FROM answers) FROM failures"
         return [(*row[:4], bool(row[4])) for row in self._db.execute(query)]
+
+    def stages(self) -> list[tuple[Any, ...]]:
+        """Return per stage: answers, those cut off, prompt and output tokens, median and 95th percentile of seconds."""
+        return self._db.execute(STAGES).fetchall()
 
     def usage(self) -> Usage:
         """Sum calls and tokens of all answers."""

@@ -8,7 +8,7 @@ import typer
 
 from stillhouse.errors import InputError, StillhouseError, interruptible
 from stillhouse.students_cli import evaluate, experiment, train
-from stillhouse.viewing_cli import RunPath, inspect
+from stillhouse.viewing_cli import RunPath, inspect, report
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,6 +71,10 @@ app.command(
     epilog="Examples: stillhouse inspect runs/demo responses --by reason | stillhouse inspect runs/demo responses "
     "--where \"status = 'invalid'\" | stillhouse inspect runs/demo coverage"
 )(inspect)
+
+app.command(
+    epilog="Examples: stillhouse report runs/demo | stillhouse report runs/demo --against runs/demo/cuts/hard-0.5"
+)(report)
 
 Data = Annotated[str, typer.Argument(help="JSONL, JSON, CSV or Parquet file, folder, or Hub id.", show_default=False)]
 Student = Annotated[str, typer.Option(help="Model folder, Hub id or offline package.", show_default=False)]

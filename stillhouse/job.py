@@ -141,10 +141,10 @@ def funnel_of(folder: RunFolder) -> dict[str, int]:
     """Count the rows of each step from the tables on disk."""
     from hub_cards.facts import funnel
 
-    return funnel({name: folder.read_table(name) for name in _tables_made(folder)})
+    return funnel({name: folder.read_table(name) for name in tables_made(folder)})
 
 
-def _tables_made(folder: RunFolder) -> list[str]:
+def tables_made(folder: RunFolder) -> list[str]:
     """Return the tables of the stages that are done; imported pairs fill all tables up to `responses` at once."""
     done, names = folder.manifest()["stages"], list(TABLES)
     imported = "responses" in done and load_recipe(folder.recipe_path).imported is not None
@@ -154,7 +154,7 @@ def _tables_made(folder: RunFolder) -> list[str]:
 
 def coverage_of(folder: RunFolder) -> tuple[pl.DataFrame | None, list[dict[str, Any]]]:
     """Return the coverage matrix (None before `responses`) and the quotas that were not met."""
-    done = _tables_made(folder)
+    done = tables_made(folder)
     if "responses" not in done:
         return None, []
     names = ("texts", "perspectives", "instructions", "responses", "decisions")

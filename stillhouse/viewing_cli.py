@@ -22,3 +22,18 @@ def inspect(
     from stillhouse.viewing import inspect_run
 
     inspect_run(run_folder, table, where, by, limit, as_json)
+
+
+def report(
+    run_folder: RunPath,
+    against: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Compare with this run, or with a cut: RUN/cuts/NAME.")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the report; RUN/report unless given.")
+    ] = None,
+) -> None:
+    """Write one HTML page about a run, to read, search and pass on; it needs no network."""
+    from stillhouse.reporting import report_run
+
+    report_run(run_folder, against, to)
