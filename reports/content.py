@@ -65,7 +65,7 @@ def samples_of(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     rows = tables["responses"].rename({"reason": "invalid"}).cast({"status": pl.String})
     if "shown" in rows.columns:  # the text as it may leave
         rows = rows.rename({"shown": "shown_text"})
-    about = {
+    about: dict[str, tuple[str, list[str | pl.Expr]]] = {
         "texts": ("text_id", ["text", "domain"]),
         "instructions": ("instruction_id", ["perspective_id", "task_type", pl.col("name").alias("task")]),
         "perspectives": ("perspective_id", [pl.col("head").alias("perspective")]),
@@ -79,7 +79,7 @@ def samples_of(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     if "shown_text" in rows.columns:
         rows = rows.with_columns(text=pl.coalesce("shown_text", "text"))
     missing = [pl.lit(None, kind).alias(name) for name, kind in SAMPLE.items() if name not in rows.columns]
-    return rows.with_columns(missing).with_columns(_fate()).select(SAMPLE.names()).cast(dict(SAMPLE))
+    return rows.with_columns(missing).with_columns(_fate()).select(SAMPLE.names()).cast(SAMPLE)
 
 
 SCORES = ("difficulty", "perplexity", "ifd", "output_tokens")

@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import polars as pl
 from markupsafe import Markup
 
 from reports.content import Content
+from reports.perspective_map import draw_map, short
 from stillhouse.plotting import INK, PALE, draw_funnel, new_figure, plain_words, save_figure
 
 BINS = 30
-LABELS_ON_MAP, NAME_LENGTH = 14, 28
 ROWS_ON_MATRIX = 30
 SCORES = {
     "difficulty": "difficulty (rank score: 0 easy, 1 hard)",
@@ -36,7 +37,7 @@ def write_figures(content: Content, samples: pl.DataFrame, folder: Path) -> dict
         # A PNG shows boxes for letters that the font lacks; the SVGs hold the letters themselves.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
         for name, draw in _figures(content, samples).items():
-            figure = draw()
+            figure = _themed(draw())
             for kind in ("png", "svg"):
                 save_figure(figure, folder / f"{name}.{kind}")
             drawn[name] = inline((folder / f"{name}.svg").read_text(encoding="utf-8"), name)
@@ -47,16 +48,16 @@ def _figures(content: Content, samples: pl.DataFrame) -> dict[str, Callable[[], 
     """Return what can be drawn, by the name of its files."""
     found: dict[str, Callable[[], Any]] = {}
     if content.funnel:
-        found["funnel"] = lambda: _themed(draw_funnel(content.funnel))
+        found["funnel"] = partial(draw_funnel, content.funnel)
     perspectives = content.tables.get("perspectives")
     if perspectives is not None and perspectives["x"].is_not_null().any():
-        found["perspectives"] = lambda: _map(perspectives)
+        found["perspectives"] = partial(draw_map, perspectives)
     if content.coverage is not None and len(content.coverage):
-        found["coverage"] = lambda matrix=content.coverage: _matrix(matrix)
+        found["coverage"] = partial(_matrix, content.coverage)
     scored = samples.filter(pl.col("difficulty").is_not_null())
     for name in SCORES:
         if len(scored):
-            found[name] = lambda score=name: _distributions(scored, score)
+            found[name] = partial(_distributions, scored, name)
     return found
 
 
@@ -71,22 +72,6 @@ def _themed(figure: Any) -> Any:
             for text in legend.get_texts():
                 text.set_color(TEXT)
     return figure
-
-
-def _map(perspectives: pl.DataFrame) -> Any:
-    """Draw a perspective where its attributes lie, as large as it is often mentioned."""
-    figure, axes = new_figure(9, 5.6)
-    rows = perspectives.with_row_index("place").drop_nulls(["x", "y"]).sort("mentions", descending=True)
-    most = max(int(rows["mentions"].max() or 1), 1)  # type: ignore[arg-type] # of integers
-    for row in rows.iter_rows(named=True):
-        size = 60 + 1800 * row["mentions"] / most
-        axes.scatter(row["x"], row["y"], s=size, color=INK, alpha=0.45, linewidths=1, gid=f"perspective-{row['place']}")
-    for row in rows.head(LABELS_ON_MAP).iter_rows(named=True):
-        axes.annotate(_short(row["head"]), (row["x"], row["y"]), ha="center", va="center", fontsize=8)
-    axes.margins(0.15)
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
-    return _themed(figure)
 
 
 def _matrix(coverage: pl.DataFrame) -> Any:
@@ -107,11 +92,11 @@ def _matrix(coverage: pl.DataFrame) -> Any:
         for (row, column), value in np.ndenumerate(values):
             axes.text(column + 0.5, row + 0.5, f"{int(value):,}", ha="center", va="center", fontsize=7)
         axes.set_xticks(np.arange(len(types)) + 0.5, types, rotation=20, fontsize=8)
-        axes.set_yticks(np.arange(len(heads)) + 0.5, [_short(head) for head in heads], fontsize=8)
+        axes.set_yticks(np.arange(len(heads)) + 0.5, [short(head) for head in heads], fontsize=8)
         axes.set_title(step, loc="left")
         axes.spines[:].set_visible(False)
     panels[0].invert_yaxis()
-    return _themed(figure)
+    return figure
 
 
 def _shades() -> Any:
@@ -148,7 +133,7 @@ def _distributions(scored: pl.DataFrame, score: str) -> Any:
     for axes in panels.flat[len(types) :]:
         axes.set_axis_off()
     figure.supxlabel(SCORES[score], fontsize=9, color=TEXT)
-    return _themed(figure)
+    return figure
 
 
 def _edges(values: Any, score: str) -> Any:
@@ -166,18 +151,15 @@ def _steps(axes: Any, values: Any, edges: Any, colour: str, filled: bool, label:
     axes.stairs(counts / max(counts.sum(), 1), edges, fill=filled, color=colour, linewidth=1.6, label=label)
 
 
-def _short(name: str) -> str:
-    name = " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
-    return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…"
-
-
 def inline(svg: str, name: str) -> Markup:
     """Return an SVG of matplotlib as it may stand in a page: themed, without a ground and a style of its own."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="patch_1">.*?</g>', "", svg, count=1, flags=re.DOTALL)  # the ground
     svg = re.sub(r' id="(?:[a-zA-Z.]*\d*_\d+|text_\d+)"', "", svg)  # the same in every figure, and not referred to
-    svg = re.sub(r'((?: id="|url\(#|href="#))(?!perspective-)', rf"\1{name}-", svg)  # unlike those of the others
+    svg = re.sub(
+        r'((?: id="|url\(#|href="#))(?!perspective-|attributes-)', rf"\1{name}-", svg
+    )  # unlike those of the others
     for colour, variable in THEMED.items():
         svg = svg.replace(colour, variable)
     svg = svg.replace("fill: #ffffff", "fill: none")

@@ -108,10 +108,10 @@ Marked = list[tuple[str, bool]]
 
 def _marked(one: str, other: str) -> tuple[Marked, Marked]:
     """Return both texts in pieces, each with whether the other one lacks it."""
-    words = [re.findall(r"\s*\S+", text[:PAIR_LENGTH]) for text in (one, other)]
+    mine, others = (re.findall(r"\s*\S+", text[:PAIR_LENGTH]) for text in (one, other))
     found: tuple[Marked, Marked] = ([], [])
-    for tag, a, b, c, d in difflib.SequenceMatcher(None, *words, autojunk=False).get_opcodes():
-        for pieces, part in zip(found, (words[0][a:b], words[1][c:d]), strict=True):
+    for tag, a, b, c, d in difflib.SequenceMatcher(None, mine, others, autojunk=False).get_opcodes():
+        for pieces, part in zip(found, (mine[a:b], others[c:d]), strict=True):
             if part:
                 pieces.append(("".join(part), tag != "equal"))
     return found

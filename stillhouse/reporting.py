@@ -96,7 +96,7 @@ def _journal_of(folder: RunFolder) -> tuple[pl.DataFrame, pl.DataFrame]:
         rows = [(stage, cause[:CAUSE_LENGTH], later) for stage, _, cause, _, later in journal.failures()]
     failures = pl.DataFrame(rows, schema=["stage", "cause", "later"], orient="row")
     counted = failures.group_by("stage", "cause").agg(times=pl.len(), answered_later=pl.col("later").sum())
-    return calls, counted.cast(dict(CAUSES)).sort(["times", "cause"], descending=[True, False]).head(CAUSES_SHOWN)
+    return calls, counted.cast(CAUSES).sort(["times", "cause"], descending=[True, False]).head(CAUSES_SHOWN)
 
 
 def _comparison(folder: RunFolder, against: Path) -> dict[str, Any]:
