@@ -23,7 +23,7 @@ def browsed_samples(samples: pl.DataFrame) -> list[dict[str, Any]]:
 
     Half of the room is for kept samples; the other fates share what is left.
     """
-    lot = samples.with_columns(lot=pl.col("sample_id").hash(seed=0)).sort("lot")
+    lot = samples.sample(fraction=1, shuffle=True, seed=0).with_row_index("lot")
     kept = lot.filter(pl.col("fate") == KEPT).head(SAMPLES // 2)
     others = lot.filter(pl.col("fate") != KEPT)
     room = max(1, (SAMPLES - len(kept)) // max(others["fate"].n_unique(), 1))
@@ -46,7 +46,7 @@ def browsed_instructions(content: Content, samples: pl.DataFrame) -> list[dict[s
         pl.len().alias("paired"),
         (pl.col("status") == "valid").sum().alias("valid"),
         (pl.col("fate") == KEPT).sum().alias("chosen"),
-        pl.col("difficulty").mean(),
+        pl.col("difficulty").mean().round(6),  # the last digits depend on the order of adding
     )
     table = (
         content.table("instructions", INSTRUCTIONS)

@@ -16,7 +16,7 @@ from reports.perspective_map import draw_map, short
 from stillhouse.plotting import INK, PALE, draw_funnel, new_figure, plain_words, save_figure
 
 BINS = 30
-ROWS_ON_MATRIX = 30
+ROWS_ON_MATRIX, TYPES_DRAWN = 30, 8
 SCORES = {
     "difficulty": "difficulty (rank score: 0 easy, 1 hard)",
     "perplexity": "perplexity of the answer",
@@ -83,7 +83,7 @@ def _matrix(coverage: pl.DataFrame) -> Any:
         .agg(pl.col("paired").sum())
         .sort(["paired", "perspective"], descending=[True, False])
     )
-    heads, types = rows["perspective"].head(ROWS_ON_MATRIX).to_list(), counts["task_type"].unique().sort().to_list()
+    heads, types = rows["perspective"].head(ROWS_ON_MATRIX).to_list(), _types(counts)
     figure, panels = new_figure(9, 1.2 + 0.26 * len(heads), ncols=2, sharey=True)
     for axes, step in zip(panels, steps, strict=True):
         cells = {(row[0], row[1]): row[2] for row in counts.select("perspective", "task_type", step).iter_rows()}
@@ -91,12 +91,20 @@ def _matrix(coverage: pl.DataFrame) -> Any:
         axes.pcolormesh(values, cmap=_shades(), vmin=0, vmax=max(values.max(), 1))
         for (row, column), value in np.ndenumerate(values):
             axes.text(column + 0.5, row + 0.5, f"{int(value):,}", ha="center", va="center", fontsize=7)
-        axes.set_xticks(np.arange(len(types)) + 0.5, types, rotation=20, fontsize=8)
+        axes.set_xticks(np.arange(len(types)) + 0.5, [short(kind) for kind in types], rotation=20, fontsize=8)
         axes.set_yticks(np.arange(len(heads)) + 0.5, [short(head) for head in heads], fontsize=8)
         axes.set_title(step, loc="left")
         axes.spines[:].set_visible(False)
     panels[0].invert_yaxis()
     return figure
+
+
+def _types(rows: pl.DataFrame) -> list[str]:
+    """Return the commonest task types, in their order: those of somebody else's data may be many."""
+    counts = (
+        rows.drop_nulls("task_type")["task_type"].value_counts().sort(["count", "task_type"], descending=[True, False])
+    )
+    return sorted(counts["task_type"].head(TYPES_DRAWN).to_list())
 
 
 def _shades() -> Any:
@@ -109,7 +117,7 @@ def _shades() -> Any:
 
 def _distributions(scored: pl.DataFrame, score: str) -> Any:
     """Draw the distribution of a score per task type: of what is kept, against all that was scored."""
-    types = ["all", *scored["task_type"].drop_nulls().unique().sort().to_list()]
+    types = ["all", *_types(scored)]
     values = scored[score].drop_nulls().cast(pl.Float64)
     edges = _edges(values.to_numpy(), score)
     columns = min(len(types), 3)
@@ -122,7 +130,7 @@ def _distributions(scored: pl.DataFrame, score: str) -> Any:
         for label, colour, filled in (("dropped", PALE, True), ("kept", INK, False)):
             rows = part.filter(pl.col("kept").fill_null(value=False) == (label == "kept"))[score].drop_nulls()
             _steps(axes, rows.to_numpy(), edges, colour, filled, f"{label} ({len(rows):,})")
-        axes.set_title(kind, loc="left", fontsize=9)
+        axes.set_title(short(kind), loc="left", fontsize=9)
         axes.legend(frameon=False, fontsize=7, loc="upper right")
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)

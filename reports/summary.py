@@ -5,8 +5,10 @@ from typing import Any
 import polars as pl
 
 from reports.content import KEPT, Content
+from stillhouse.coverage import STEPS
 from stillhouse.sections import OFFLINE_LLM
 
+MATRIX = {"perspective": 400, "task_type": 24, "domain": 200}  # the most that are shown of each
 STAGE_FIGURES = ("seconds", "calls", "prompt_tokens", "output_tokens", "cost")
 
 
@@ -101,21 +103,29 @@ def stages(content: Content) -> list[dict[str, Any]]:
 
 
 def matrix(coverage: pl.DataFrame | None) -> dict[str, Any] | None:
-    """Return the coverage matrix: perspectives (most samples first), task types, domains, steps and cells."""
+    """Return the coverage matrix, most samples first: names of its sides, steps, cells, and which cells are possible.
+
+    A cell has the places of its perspective, task type and domain (-1: of one beyond those listed) and a count a step.
+    """
     if coverage is None or coverage.is_empty():
         return None
-    steps = [name for name in ("paired", "valid", "unique", "scored", "kept") if name in coverage.columns]
-    order = coverage.group_by("perspective").agg(pl.col("paired").sum())
-    heads = order.sort(["paired", "perspective"], descending=[True, False])["perspective"].to_list()
-    types, domains = (coverage[name].unique().sort().to_list() for name in ("task_type", "domain"))
-    places = {name: {value: place for place, value in enumerate(values)}
-              for name, values in (("perspective", heads), ("task_type", types), ("domain", domains))}  # fmt: skip
-    cells = [
-        [*(places[name][row[name]] for name in places), *(row[step] for step in steps)]
-        for row in coverage.filter(pl.col("paired") > 0).iter_rows(named=True)
-    ]
-    possible = coverage.select("perspective", "task_type").unique().iter_rows()
+    steps = [name for name in STEPS if name in coverage.columns]
+    names = {column: _names(coverage, column, most) for column, most in MATRIX.items()}
+    shown = coverage.filter(pl.col(column).is_in(names[column]) for column in ("perspective", "task_type"))
+    cells = shown.with_columns(
+        pl.col(column).replace_strict({name: place for place, name in enumerate(some)}, default=-1)
+        for column, some in names.items()
+    )
+    sums = cells.group_by(list(MATRIX)).agg(pl.col(steps).sum()).sort(list(MATRIX))
     return {
-        "perspectives": heads, "types": types, "domains": domains, "steps": steps, "cells": cells,
-        "possible": [[places["perspective"][head], places["task_type"][kind]] for head, kind in possible],
-    }  # fmt: skip
+        "names": names,
+        "more": {column: coverage[column].n_unique() - len(some) for column, some in names.items()},
+        "steps": steps,
+        "cells": [list(row) for row in sums.filter(pl.col("paired") > 0).iter_rows()],
+        "possible": [list(row) for row in sums.select("perspective", "task_type").unique().sort(pl.all()).iter_rows()],
+    }
+
+
+def _names(coverage: pl.DataFrame, column: str, most: int) -> list[str]:
+    order = coverage.group_by(column).agg(pl.col("paired").sum())
+    return order.sort(["paired", column], descending=[True, False])[column].head(most).to_list()

@@ -27,7 +27,7 @@ from stillhouse.sections import OFFLINE_ENCODER, OFFLINE_LLM  # noqa: E402
 from tests.teacher_server import MODEL, TeacherServer, serve_teacher  # noqa: E402
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 Value = TypeVar("Value")
 ROOT = Path(__file__).parent.parent
@@ -204,3 +204,27 @@ def browser() -> "Iterator[Browser]":
     """A real browser, for one test only (see `chromium`)."""
     with chromium() as opened:
         yield opened
+
+
+@pytest.fixture
+def page(browser: "Browser") -> "Iterator[Page]":
+    """A page in a fresh profile; anything it says, asks or fetches besides its own file fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
+    page = context.new_page()
+    surprises: list[str] = []
+    page.on("console", lambda message: surprises.append(message.text))
+    page.on("pageerror", lambda error: surprises.append(str(error)))
+    page.on(
+        "request", lambda request: None if request.url.startswith(("file:", "blob:")) else surprises.append(request.url)
+    )
+    page.on("popup", lambda popup: surprises.append(popup.url))
+
+    def agree(dialog: Any) -> None:
+        if dialog.type != "beforeunload":
+            surprises.append(dialog.message)
+        dialog.accept()
+
+    page.on("dialog", agree)
+    yield page
+    context.close()
+    assert surprises == []

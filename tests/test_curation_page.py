@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,30 +19,6 @@ from stillhouse.errors import InputError
 from tests.test_curation_sheets import EVERY_TYPE, HOSTILE, record
 
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page in a fresh profile; anything it says, asks or fetches besides its own file fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
-    page = context.new_page()
-    surprises: list[str] = []
-    page.on("console", lambda message: surprises.append(message.text))
-    page.on("pageerror", lambda error: surprises.append(str(error)))
-    page.on(
-        "request", lambda request: None if request.url.startswith(("file:", "blob:")) else surprises.append(request.url)
-    )
-    page.on("popup", lambda popup: surprises.append(popup.url))
-
-    def agree(dialog: Any) -> None:
-        if dialog.type != "beforeunload":
-            surprises.append(dialog.message)
-        dialog.accept()
-
-    page.on("dialog", agree)
-    yield page
-    context.close()
-    assert surprises == []
 
 
 def open_round(page: Page, path: Path, records: list[Record], name: str | None = "Ada L.") -> None:

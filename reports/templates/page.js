@@ -126,12 +126,12 @@
     }
     const possible = new Set(matrix.possible.map(String));
     const most = Math.max(1, ...[...sums.values()].map((sum) => sum[1]));
-    const head = make("tr", "", make("th", "", "perspective"), ...matrix.types.map((type) => make("th", "", type)));
+    const head = make("tr", "", make("th", "", "perspective"), ...matrix.names.task_type.map((type) => make("th", "", type)));
     let empty = 0;
-    const rows = matrix.perspectives.map((perspective, row) => {
+    const rows = matrix.names.perspective.map((perspective, row) => {
       const name = words("th", "", perspective);
       name.scope = "row";
-      const cells = matrix.types.map((_, column) => {
+      const cells = matrix.names.task_type.map((_, column) => {
         const key = `${row},${column}`;
         const [paired, left] = sums.get(key) ?? [0, 0];
         if (!possible.has(key)) return make("td", "none", "–");
