@@ -6,9 +6,11 @@ import polars as pl
 
 from reports.content import KEPT, Content
 from stillhouse.coverage import STEPS
+from stillhouse.schemas import AUDIT
 from stillhouse.sections import OFFLINE_LLM
 
 MATRIX = {"perspective": 400, "task_type": 24, "domain": 200}  # the most that are shown of each
+JUDGED = 200
 STAGE_FIGURES = ("seconds", "calls", "prompt_tokens", "output_tokens", "cost")
 
 
@@ -87,6 +89,13 @@ def validity(samples: pl.DataFrame) -> list[dict[str, Any]]:
         pl.col("output_tokens").median().alias("median tokens"),
     )
     return rows.sort("task_type").to_dicts()
+
+
+def judged(content: Content, samples: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return the samples that people corrected or rejected, without their words."""
+    audit = content.table("audit", AUDIT).filter(pl.col("outcome") != "accepted")
+    rows = audit.select("sample_id", "outcome", pl.col("faults").fill_null([]), why="reason")
+    return rows.join(samples.select("sample_id", "task"), on="sample_id", how="left").head(JUDGED).to_dicts()
 
 
 def stages(content: Content) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """A round as one self-contained HTML page for one annotator, and the answers it gives back."""
 
-import base64
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -8,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
@@ -17,6 +15,7 @@ from curation.audit.filled import Filled, answers_of, correction_of
 from curation.audit.questions import FAULTS, RATINGS, VERDICTS, guidelines
 from curation.audit.records import Answer, Record
 from stillhouse.errors import InputError
+from stillhouse.pages import render_page
 from stillhouse.store import write_atomically
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -28,25 +27,19 @@ def write_page(path: Path, records: Sequence[Record], title: str, round_number: 
 
     Texts and answers travel as JSON and are shown as text; the page runs no script but its own and loads nothing.
     """
-    style, script = (Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))  # noqa: S704 - ours
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("page.html.jinja").render(
+    page = render_page(
+        TEMPLATES,
+        {},
         title=title,
         round=round_number,
         total=len(records),
-        style=style,
-        script=script,
-        style_hash=_csp_hash(style),
-        script_hash=_csp_hash(script),
         guidelines=Markup(MarkdownIt("commonmark", {"html": False}).render(guidelines())),  # noqa: S704 - ours
         verdicts=VERDICTS,
         faults=[{"name": name, "meaning": meaning, "key": key} for (name, meaning), key in fault_keys().items()],
         ratings=RATINGS,
         data=_data(records, title, round_number),
     )
-    write_atomically(path, page.encode("utf-8", "replace"))
+    write_atomically(path, page)
 
 
 def fault_keys() -> dict[tuple[str, str], str]:
@@ -57,10 +50,6 @@ def fault_keys() -> dict[tuple[str, str], str]:
         taken = COMMAND_KEYS.union(keys.values())
         keys[name, meaning] = next(letter for letter in letters if letter not in taken)
     return keys
-
-
-def _csp_hash(content: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
 def _data(records: Sequence[Record], title: str, round_number: int) -> dict[str, Any]:
