@@ -79,7 +79,9 @@ def samples_of(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     if "shown_text" in rows.columns:
         rows = rows.with_columns(text=pl.coalesce("shown_text", "text"))
     missing = [pl.lit(None, kind).alias(name) for name, kind in SAMPLE.items() if name not in rows.columns]
-    return rows.with_columns(missing).with_columns(_fate()).select(SAMPLE.names()).cast(SAMPLE)
+    rows = rows.with_columns(missing).with_columns(_fate()).select(SAMPLE.names()).cast(SAMPLE)
+    # Neither JSON nor an axis knows infinity, which the perplexity of a single hopeless token may be.
+    return rows.with_columns(pl.when(pl.col(name).is_finite()).then(name) for name in ("perplexity", "ifd"))
 
 
 SCORES = ("difficulty", "perplexity", "ifd", "output_tokens")

@@ -136,7 +136,7 @@ def _distributions(scored: pl.DataFrame, score: str) -> Any:
         axes.spines["left"].set_visible(False)
         if score in ON_LOG_SCALE:
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
             axes.xaxis.set_minor_formatter("")
     for axes in panels.flat[len(types) :]:
         axes.set_axis_off()

@@ -40,6 +40,7 @@ def run_job(recipe_path: Path, out: Path | None = None, until: str | None = None
     manifest = _build(recipe, str(recipe_path), folder, display, until, update)
     if "dataset" in manifest["stages"]:
         display.next_command(
+            f"stillhouse report {folder.path}",
             f"stillhouse status {folder.path}",
             f"stillhouse train {folder.dataset_path} --student {recipe.curation.student} --out students/{recipe.name}",
         )

@@ -316,6 +316,16 @@ def test_data_of_others_has_a_report_without_a_teacher(page: Page, tmp_path: Pat
     expect(page.locator("#samples-found")).to_have_text("1 to 12 of 20")
 
 
+def test_numbers_that_are_none_break_nothing(page: Page, private_run: Path) -> None:
+    run = RunFolder(private_run)
+    hopeless = run.read_table("scores").with_columns(perplexity=pl.lit(float("inf")), ifd=pl.lit(float("nan")))
+    run.write_table("scores", hopeless)
+    opened(page, report_run(private_run))
+    expect(page.locator("#samples-found")).to_have_text("1 to 12 of 24")
+    page.select_option("#samples [name=order]", "-perplexity")
+    expect(page.locator("#samples-found")).to_have_text("Nothing found")
+
+
 def test_what_was_removed_is_told_with_reasons_and_examples(tmp_path: Path) -> None:
     folder = audited_run(tmp_path / "run", 200, REAL)
     content = content_of(folder)
