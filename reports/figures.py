@@ -171,4 +171,5 @@ def inline(svg: str, name: str) -> Markup:
     for colour, variable in THEMED.items():
         svg = svg.replace(colour, variable)
     svg = svg.replace("fill: #ffffff", "fill: none")
-    return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1))  # noqa: S704 - matplotlib escapes
+    role = "group" if "perspective-" in svg else "img"  # whose circles are buttons
+    return Markup(svg.replace("<svg ", f'<svg role="{role}" aria-label="{name}" ', 1))  # noqa: S704 - matplotlib escapes

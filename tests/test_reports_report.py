@@ -2,18 +2,21 @@
 
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from pipelines.journal import Journal
 from reports.browsing import SAMPLE_BYTES, SAMPLES, browsed_samples
 from reports.content import SAMPLE, Content, bounded, json_for_page, samples_of
 from reports.removed import filters_of, pairs_of
 from reports.report import write_report
+from reports.summary import headline
 from stillhouse.coverage import coverage
 from stillhouse.progress import Unseen
 from stillhouse.recipe import load_recipe
@@ -188,6 +191,26 @@ def test_it_is_read_without_a_mouse_and_printed(page: Page, report: Path, tmp_pa
     expect(page.locator("#samples .tools")).to_be_hidden()
     page.pdf(path=tmp_path / "report.pdf")
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("system", ["light", "dark"])
+def test_it_has_no_known_fault_of_accessibility(browser: Browser, report: Path, system: Any) -> None:
+    # The checker is put into the page, which the page's own policy would forbid.
+    page = browser.new_context(bypass_csp=True, color_scheme=system).new_page()
+    opened(page, report)
+    found = Axe().run(page).response["violations"]
+    assert [(fault["id"], fault["nodes"][0]["html"]) for fault in found] == []
+
+
+def test_money_is_told_in_each_currency(offline_run: Path) -> None:
+    content = content_of(RunFolder(offline_run))
+    stages = {name: dict(entry) for name, entry in content.manifest["stages"].items()}
+    stages["attributes"] |= {"calls": 1_000, "prompt_tokens": 500, "output_tokens": 250, "cost": 1.5, "currency": "USD"}
+    stages["instructions"] |= {"calls": 0, "prompt_tokens": 0, "output_tokens": 0, "cost": 0.5, "currency": "USD"}
+    stages["responses"] |= {"calls": 0, "prompt_tokens": 0, "output_tokens": 0, "cost": 2.0, "currency": "EUR"}
+    content = replace(content, manifest={**content.manifest, "stages": stages})
+    calls = headline(content, samples_of(content.tables))[-1]
+    assert calls == {"label": "teacher calls", "value": "1,000", "remark": "750 tokens, 2.00 USD, 2.00 EUR"}
 
 
 def hostile_tables(folder: RunFolder) -> dict[str, pl.DataFrame]:
