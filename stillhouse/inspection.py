@@ -92,7 +92,7 @@ def card(title: str, values: dict[str, Any], console: Console) -> Panel:
     body = Table.grid(padding=(0, 2))
     for name, value in values.items():
         for label, line in _lines(name, value):
-            body.add_row(Text(label, style="dim"), Text(plain(line), overflow="fold"))
+            body.add_row(Text(plain(label), style="dim"), Text(plain(line), overflow="fold"))
     return Panel(body, title=Text(plain(title)), title_align="left", width=min(CARD_WIDTH, console.width))
 
 

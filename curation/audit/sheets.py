@@ -120,9 +120,9 @@ def _csv(records: Sequence[Record]) -> bytes:
     writer.writeheader()
     for number, record in enumerate(records, start=1):
         cells = _cells(record) | {"text": _marked_text(record.parts)}
-        guarded = {name: guarded(text) for name, text in cells.items()}
+        texts = {name: guarded(text) for name, text in cells.items()}
         keys = {name: _guarded_key(cells[name]) for name in KEYS}
-        writer.writerow({"number": number} | guarded | keys)
+        writer.writerow({"number": number} | texts | keys)
     return file.getvalue().encode("utf-8-sig")  # Excel takes a file without the mark for Latin-1
 
 
