@@ -11,6 +11,7 @@ import polars as pl
 from stillhouse.coverage import funnel
 from stillhouse.errors import InputError
 from stillhouse.recipe import load_recipe
+from stillhouse.schemas import DECISIONS, conform
 from stillhouse.sections import is_path
 from stillhouse.store import RunFolder
 
@@ -52,12 +53,18 @@ def _cut_of(path: Path) -> Side:
     folder = RunFolder(path.parent.parent)
     if not (folder.path / "manifest.json").exists():
         raise InputError(f"{path} is a cut outside its run; give RUN/cuts/NAME")
-    about = json.loads((path / "cut.json").read_text(encoding="utf-8"))
+    try:
+        about = json.loads((path / "cut.json").read_text(encoding="utf-8"))
+        decisions = conform(pl.read_parquet(path / "decisions.parquet", glob=False), DECISIONS, "decisions")
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}); delete it and make it again with `stillhouse select`"
+        ) from error
     manifest = folder.manifest()
     if about["scores"] != manifest["stages"].get("scores", {}).get("fingerprint"):
         raise InputError(f"{path} was cut from earlier scores; delete it and make it again with `stillhouse select`")
     tables = {name: folder.read_table(name) for name in folder.made() if name not in OF_THE_RUN}
-    tables["decisions"] = pl.read_parquet(path / "decisions.parquet", glob=False)
+    tables["decisions"] = decisions
     settings = about["curation"]
     if about["control_of"]:
         kind = path.name.removeprefix(f"{about['control_of']}-")

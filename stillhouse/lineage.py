@@ -125,9 +125,11 @@ def _calls(answer: Row, attributes: list[Row], instruction: Row, beside: Beside)
         "instructions": (instruction.get("lineage") or {}).get("calls") or [],
     }
     found = {stage: traces for stage, some in ids.items() if (traces := _traced(some, stage == "responses", beside))}
-    if answer["call_id"] is None:
-        return Step("calls", found, "the call failed; `stillhouse inspect RUN failures` has its cause")
-    return Step("calls", found, "the journal does not know the calls; was it moved away?")
+    if "responses" in found:
+        return Step("calls", found)
+    gone = "the journal does not know the calls; was it moved away?"
+    failed = "the call failed; `stillhouse inspect RUN failures` has its cause"
+    return Step("calls", {"missing": failed if answer["call_id"] is None else gone, **found})
 
 
 def _traced(ids: Sequence[str | None], as_a_whole: bool, beside: Beside) -> list[Row]:

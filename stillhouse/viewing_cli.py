@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, for example runs/demo.", show_default=False)]
-Side = Annotated[Path, typer.Argument(help="Run folder, or a cut of one: RUN/cuts/NAME.", show_default=False)]
+RUN_OR_CUT = "Run folder, or a cut of one: RUN/cuts/NAME."
 
 
 def inspect(
@@ -14,6 +14,7 @@ def inspect(
     table: Annotated[
         str | None,
         typer.Argument(
+            metavar="TABLE",
             help="Table of the run, `coverage`, `failures` or `reviews`; `instructions` unless given.",
             show_default=False,
         ),
@@ -41,8 +42,8 @@ def inspect(
 
 
 def diff(
-    before: Side,
-    after: Side,
+    before: Annotated[Path, typer.Argument(metavar="RUN_A", help=RUN_OR_CUT, show_default=False)],
+    after: Annotated[Path, typer.Argument(metavar="RUN_B", help=RUN_OR_CUT, show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print what differs as JSON.")] = False,
 ) -> None:
     """Show what differs between two runs, or cuts: settings, rows kept, scores, answers, cost."""

@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from stillhouse.comparison import SPENT
 from stillhouse.display import figures_table
 from stillhouse.inspection import card, plain
 from stillhouse.lineage import Step
@@ -52,23 +53,25 @@ def _shown(step: Step, imported: bool) -> dict[str, Any]:
 
 
 def _shown_calls(found: Row) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"answer": found.get("missing")}
     for number, trace in enumerate(found.get("responses", []), start=1):
-        request, prompt = trace["request"], trace["request"]["prompt"]
-        size = len(prompt) if isinstance(prompt, str) else sum(len(turn["content"]) for turn in prompt)
-        told = [f"{name} {request[name]}" for name in PARAMETERS if request[name] is not None]
-        told += [f"{name} {json.dumps(value)}" for name, value in request["options"].items()]
-        told += ["answer constrained to a JSON Schema"] if request["schema"] else []
         label = f"answer {number}" if number > 1 else "answer"
-        if trace["told"]:
-            values[f"{label}: told"] = trace["told"]
-        values[f"{label}: asked"] = f"{', '.join(told)}; prompt of {size:,} characters (--json shows it)"
-        values[f"{label}: as it came"] = trace["answer"]
-        values[f"{label}: spent"] = _spent(trace)
+        asked = {"told": trace["told"]} if trace["told"] else {"asked": _asked(trace["request"])}
+        told = asked | {"as it came": trace["answer"], "spent": _spent(trace)}
+        values |= {f"{label}: {name}": value for name, value in told.items()}
     for stage, label in (("attributes", "attributes by"), ("instructions", "instruction by")):
         calls = [f"call {trace['call_id'][:8]}: {_spent(trace)}" for trace in found.get(stage, [])]
         values |= {label: "\n".join(calls)} if calls else {}
     return values
+
+
+def _asked(request: Row) -> str:
+    prompt = request["prompt"]
+    size = len(prompt) if isinstance(prompt, str) else sum(len(turn["content"]) for turn in prompt)
+    told = [f"{name} {request[name]}" for name in PARAMETERS if request[name] is not None]
+    told += [f"{name} {json.dumps(value)}" for name, value in request["options"].items()]
+    told += ["answer constrained to a JSON Schema"] if request["schema"] else []
+    return f"{', '.join(told)}; prompt of {size:,} characters (--json shows it)"
 
 
 def _spent(trace: Row) -> str:
@@ -196,12 +199,9 @@ def _cost(rows: Sequence[Row]) -> Iterator[RenderableType]:
         "Time and tokens, before → after", "stage", "seconds", "calls", "prompt tokens", "output tokens"
     )
     for row in differing:
-        cells = [[(row[side] or {}).get(name) for side in ("before", "after")] for name in _SPENT]
+        cells = [[(row[side] or {}).get(name) for side in ("before", "after")] for name in SPENT]
         table.add_row(row["stage"], *(_arrow(*cell) for cell in cells))
     yield from ("", table)
-
-
-_SPENT = ("seconds", "calls", "prompt_tokens", "output_tokens")
 
 
 def _arrow(before: float | None, after: float | None) -> str:

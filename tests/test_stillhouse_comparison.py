@@ -250,6 +250,10 @@ def test_what_is_no_run_is_refused(private_run: Path, tmp_path: Path) -> None:
         done = stillhouse("diff", private_run, path)
         assert done.returncode == 2
         assert message in " ".join(done.stderr.split())
+    (tmp_path / "away" / "manifest.json").write_text("{}")
+    (tmp_path / "away" / "cuts" / "most" / "cut.json").write_text("{")
+    with pytest.raises(InputError, match=r"most is damaged .*make it again with `stillhouse select`"):
+        side_of(tmp_path / "away" / "cuts" / "most")
     folder = RunFolder(private_run)
     manifest = folder.manifest()
     manifest["stages"]["scores"]["fingerprint"] = "another"

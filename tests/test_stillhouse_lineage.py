@@ -160,6 +160,17 @@ def test_without_its_journal_a_run_has_all_but_the_calls(private_run: Path) -> N
     assert not list(private_run.glob("journal.sqlite*"))
 
 
+def test_a_call_that_failed_says_where_its_cause_is(answered_run: Path, tmp_path: Path) -> None:
+    folder = RunFolder(Path(shutil.copytree(answered_run, tmp_path / "run")))
+    failed = {"output": None, "status": "failed", "reason": "teacher call failed", "attempts": 0, "call_id": None}
+    responses = folder.read_table("responses").with_columns(pl.lit(value).alias(key) for key, value in failed.items())
+    folder.write_table("responses", responses)
+    key = responses["sample_id"][0]
+    found = lineage(folder.path, key)
+    assert (found["checks"]["status"], "responses" in found["calls"]) == ("failed", False)
+    assert "answer the call failed; `stillhouse inspect RUN failures` has its cause" in told(folder.path, "--id", key)
+
+
 def test_what_people_and_gates_found_is_told(private_run: Path) -> None:
     folder = RunFolder(private_run)
     answer = folder.read_table("responses").filter(pl.col("status") == "valid").row(0, named=True)
