@@ -11,7 +11,7 @@ import polars as pl
 
 from hub_cards.licences import Terms, teacher_terms
 from hub_cards.rows import Tables
-from stillhouse.coverage import coverage, unmet_quotas
+from stillhouse.coverage import coverage, funnel, unmet_quotas
 from stillhouse.sections import UNKNOWN, Quota, is_path
 
 MODELS = {
@@ -94,24 +94,6 @@ def _generation(recipe: dict[str, Any], versions: dict[str, str]) -> dict[str, A
 def _revision(section: dict[str, Any], model: str, revision: str, versions: dict[str, str]) -> str | None:
     """Return the stated revision of a model; that of a package is its version."""
     return section[revision] or versions.get((section[model] or "").removeprefix("package:"))
-
-
-def funnel(tables: Tables) -> dict[str, int]:
-    """Return the number of rows that each step left, in the order of the steps; absent tables are left out."""
-    first = ("texts", "attributes", "perspectives", "instructions")
-    counts: dict[str, int] = {name: len(tables[name]) for name in first if name in tables}
-    if "attributes" in tables:
-        counts["attributes"] = tables["attributes"]["name"].count()
-    if "instructions" in tables:
-        counts["instructions"] = tables["instructions"].filter("kept").height
-    if "responses" in tables:
-        counts["responses"] = len(tables["responses"])
-        counts["valid"] = tables["responses"].filter(pl.col("status") == "valid").height
-    if "decisions" in tables:
-        decisions = tables["decisions"]
-        counts["unique"] = decisions.filter(~pl.col("stage").is_in(["validity", "near_duplicate"])).height
-        counts["kept"] = decisions.filter("kept").height
-    return counts
 
 
 def _kept_by_task_type(tables: Tables) -> dict[str, int]:

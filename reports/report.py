@@ -18,7 +18,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 PAGE, FIGURES = "report.html", "figures"
 FILTERS = {
     "count": lambda value: "–" if value is None else f"{value:,}",
-    "figure": lambda value: "–" if value is None else f"{value:,.3g}",
+    "figure": lambda value: "–" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}",
     "percent": lambda value: "–" if value is None else f"{value:.1%}",
     "setting": lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
 }

@@ -8,7 +8,7 @@ import typer
 
 from stillhouse.errors import InputError, StillhouseError, interruptible
 from stillhouse.students_cli import evaluate, experiment, train
-from stillhouse.viewing_cli import RunPath, inspect, report
+from stillhouse.viewing_cli import RunPath, diff, inspect, report
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -69,8 +69,13 @@ def status(run_folder: RunPath, as_json: AsJson = False) -> None:
 
 app.command(
     epilog="Examples: stillhouse inspect runs/demo responses --by reason | stillhouse inspect runs/demo responses "
-    "--where \"status = 'invalid'\" | stillhouse inspect runs/demo coverage"
+    "--where \"status = 'invalid'\" --random 5 | stillhouse inspect runs/demo --id s3f9 | stillhouse inspect runs/demo "
+    "decisions --to decisions.csv"
 )(inspect)
+
+app.command(
+    epilog="Examples: stillhouse diff runs/demo runs/two | stillhouse diff runs/demo runs/demo/cuts/soft-0.5 --json"
+)(diff)
 
 app.command(
     epilog="Examples: stillhouse report runs/demo | stillhouse report runs/demo --against runs/demo/cuts/hard-0.5"

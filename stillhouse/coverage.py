@@ -1,6 +1,6 @@
-"""Coverage: how many samples each perspective x task type x domain has, before and after each filter."""
+"""Funnel and coverage: the rows each step left, in all and per perspective x task type x domain."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -9,6 +9,24 @@ from stillhouse.sections import Quota
 
 CELL = ["perspective", "task_type", "domain"]
 STEPS = ("paired", "valid", "unique", "scored", "kept")
+
+
+def funnel(tables: Mapping[str, pl.DataFrame]) -> dict[str, int]:
+    """Return the number of rows that each step left, in the order of the steps; absent tables are left out."""
+    first = ("texts", "attributes", "perspectives", "instructions")
+    counts: dict[str, int] = {name: len(tables[name]) for name in first if name in tables}
+    if "attributes" in tables:
+        counts["attributes"] = tables["attributes"]["name"].count()
+    if "instructions" in tables:
+        counts["instructions"] = tables["instructions"].filter("kept").height
+    if "responses" in tables:
+        counts["responses"] = len(tables["responses"])
+        counts["valid"] = tables["responses"].filter(pl.col("status") == "valid").height
+    if "decisions" in tables:
+        decisions = tables["decisions"]
+        counts["unique"] = decisions.filter(~pl.col("stage").is_in(["validity", "near_duplicate"])).height
+        counts["kept"] = decisions.filter("kept").height
+    return counts
 
 
 def coverage(tables: dict[str, pl.DataFrame]) -> pl.DataFrame:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from rich.console import Console
 
-from stillhouse.coverage import coverage, unmet_quotas
+from stillhouse.coverage import coverage, funnel, unmet_quotas
 from stillhouse.cuts import Cut, difference, diversity_of, last_cut, make_cuts
 from stillhouse.display import Display, print_json
 from stillhouse.errors import InputError
@@ -140,22 +140,12 @@ def show_status(path: Path, as_json: bool = False) -> dict[str, Any]:
 
 def funnel_of(folder: RunFolder) -> dict[str, int]:
     """Count the rows of each step from the tables on disk."""
-    from hub_cards.facts import funnel
-
-    return funnel({name: folder.read_table(name) for name in tables_made(folder)})
-
-
-def tables_made(folder: RunFolder) -> list[str]:
-    """Return the tables of the stages that are done; imported pairs fill all tables up to `responses` at once."""
-    done, names = folder.manifest()["stages"], list(TABLES)
-    imported = "responses" in done and load_recipe(folder.recipe_path).imported is not None
-    first = names[: names.index("responses")] if imported else []
-    return [name for name in names if name in done or name in first]
+    return funnel({name: folder.read_table(name) for name in folder.made()})
 
 
 def coverage_of(folder: RunFolder) -> tuple[pl.DataFrame | None, list[dict[str, Any]]]:
     """Return the coverage matrix (None before `responses`) and the quotas that were not met."""
-    done = tables_made(folder)
+    done = folder.made()
     if "responses" not in done:
         return None, []
     names = ("texts", "perspectives", "instructions", "responses", "decisions")

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from rich.console import Console
 
+from stillhouse.comparison import Side, compare, side_of
 from stillhouse.display import Display
 from stillhouse.errors import InputError
-from stillhouse.job import coverage_of, funnel_of, opened, tables_made
+from stillhouse.job import coverage_of, funnel_of, opened
 from stillhouse.recipe import load_recipe
 from stillhouse.store import RunFolder
 
@@ -59,9 +60,10 @@ def content_of(folder: RunFolder, against: Path | None = None) -> "Content":
     done = manifest["stages"]
     coverage, unmet = coverage_of(folder)
     calls, failures = _journal_of(folder)
+    tables = {name: folder.read_table(name) for name in folder.made()}
     return Content(
         name=recipe.name,
-        tables=_as_they_may_leave({name: folder.read_table(name) for name in tables_made(folder)}),
+        tables=_as_they_may_leave(tables),
         manifest=manifest,
         recipe=published_recipe(recipe.model_dump(mode="json")),
         funnel=funnel_of(folder),
@@ -100,7 +102,20 @@ def _journal_of(folder: RunFolder) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def _comparison(folder: RunFolder, against: Path) -> dict[str, Any]:
-    from stillhouse.comparison import compare
-    from stillhouse.viewing import side_of
+    """Return what differs from another run or cut, without the words of samples that gates hold back."""
+    sides = side_of(against), side_of(folder.path)
+    found, shown = compare(*sides), _shown(*sides)
+    found["moved"] = [row for row in found["moved"] if row["sample_id"] in shown]
+    return found
 
-    return compare(side_of(against), side_of(folder.path))
+
+def _shown(other: Side, own: Side) -> set[str]:
+    """Return the samples that gates have looked at and let pass; all, where those of the run itself have not.
+
+    The page then says that nothing was looked for.
+    """
+    held_back = {key for side in (other, own) if "gates" in side.tables for key in side.tables["gates"]["key"]}
+    looked_at = [side.tables for side in (other, own) if "gates" in side.tables or "gates" not in own.tables]
+    return {
+        key for tables in looked_at if "responses" in tables for key in tables["responses"]["sample_id"]
+    } - held_back

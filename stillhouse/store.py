@@ -14,7 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from stillhouse.errors import InputError, RunError
-from stillhouse.recipe import Recipe
+from stillhouse.recipe import Recipe, load_recipe
 from stillhouse.schemas import TABLES, conform
 
 
@@ -220,6 +220,13 @@ class RunFolder:
     def table_path(self, name: str) -> Path:
         """File of a table."""
         return self.path / f"{name}.parquet"
+
+    def made(self) -> list[str]:
+        """Return the tables of the stages that are done; imported pairs fill all tables up to `responses` at once."""
+        done, names = self.manifest()["stages"], list(TABLES)
+        imported = "responses" in done and load_recipe(self.recipe_path).imported is not None
+        first = names[: names.index("responses")] if imported else []
+        return [name for name in names if name in done or name in first]
 
     def write_table(self, name: str, frame: pl.DataFrame) -> None:
         """Write a table whole, in its schema."""

@@ -6,22 +6,50 @@ from typing import Annotated
 import typer
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, for example runs/demo.", show_default=False)]
+RUN_OR_CUT = "Run folder, or a cut of one: RUN/cuts/NAME."
 
 
 def inspect(
     run_folder: RunPath,
     table: Annotated[
-        str, typer.Argument(help="Table of the run, `coverage`, `failures` or `reviews`.")
-    ] = "instructions",
+        str | None,
+        typer.Argument(
+            metavar="TABLE",
+            help="Table of the run, `coverage`, `failures` or `reviews`; `instructions` unless given.",
+            show_default=False,
+        ),
+    ] = None,
     where: Annotated[str | None, typer.Option(help="Only rows for which this condition in SQL holds.")] = None,
     by: Annotated[str | None, typer.Option(help="Count the rows by this column instead.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Rows shown; 10 cards unless given, or all as JSON.")] = None,
+    random: Annotated[int | None, typer.Option(min=1, metavar="N", help="N rows by lot.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Draw the same rows again.")] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--id", help="Lineage of this sample (4 characters of its id may do); with a table, its rows with this id."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Rows shown; all unless given, but 10 cards where nobody can page.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="Write the rows into a new .jsonl, .csv or .parquet file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON, one a line.")] = False,
 ) -> None:
-    """Show rows of a run's tables as readable cards, or counts by a column, for example of reasons."""
-    from stillhouse.viewing import inspect_run
+    """Show rows of a run's tables as readable cards, counts by a column, or how one sample came to be."""
+    from stillhouse.viewing import Look, inspect_run
 
-    inspect_run(run_folder, table, where, by, limit, as_json)
+    inspect_run(run_folder, table, Look(where, by, random, seed, key, limit, to, as_json))
+
+
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="RUN_A", help=RUN_OR_CUT, show_default=False)],
+    after: Annotated[Path, typer.Argument(metavar="RUN_B", help=RUN_OR_CUT, show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print what differs as JSON.")] = False,
+) -> None:
+    """Show what differs between two runs, or cuts: settings, rows kept, scores, answers, cost."""
+    from stillhouse.viewing import diff_runs
+
+    diff_runs(before, after, as_json)
 
 
 def report(

@@ -267,6 +267,8 @@ def test_words_of_others_are_shown_and_not_obeyed(page: Page, tmp_path: Path) ->
                     "task_types": [], "perspectives": [{"perspective": f"{HOSTILE}seen", "before": 1, "after": None}],
                     "kept": {"both": 1, "came_in": 1, "went_out": 0, "comparable": True},
                     "changed_answers": {"count": 0, "examples": []},
+                    "cost": [{"stage": f"{HOSTILE}dear", "before": None,
+                              "after": {"seconds": 1.0, "calls": 1, "prompt_tokens": 1, "output_tokens": 1}}],
                     "moved": [{"sample_id": "s1", "direction": "in", "prompt": f"{HOSTILE}moved", "output": HOSTILE,
                                "why": f"{HOSTILE}because"}]},
     )  # fmt: skip
@@ -278,6 +280,7 @@ def test_words_of_others_are_shown_and_not_obeyed(page: Page, tmp_path: Path) ->
     words = page.locator("body").inner_text()
     places = ("name", "teacher", "stage", "counted", "package", "asked", "cause", "quota", "why", "stratum", "filter",
               "question", "of", "set", "kind", "action", "before", "after", "key", "then", "seen", "moved", "because",
+              "dear",
               "member", "shot", "label", "responses.prompt", "responses.output", "instructions.instruction",
               "instructions.name", "instructions.reason", "texts.domain", "decisions.reason",
               "perspectives.head")  # fmt: skip

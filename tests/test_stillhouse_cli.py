@@ -21,6 +21,7 @@ def sources(path: Path, **fields: Any) -> dict[str, Any]:
         ["run"],
         ["status"],
         ["inspect"],
+        ["diff"],
         ["instructions", "export"],
         ["instructions", "import"],
         ["publish"],

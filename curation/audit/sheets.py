@@ -18,6 +18,7 @@ from curation.audit.filled import Filled, answers_of, correction_of, legible
 from curation.audit.questions import FAULTS, RATINGS, VERDICTS, guidelines
 from curation.audit.records import Answer, Part, Record
 from stillhouse.errors import InputError
+from stillhouse.exporting import guarded, unguarded
 from stillhouse.store import write_atomically
 
 # Columns and their widths in characters.
@@ -32,8 +33,7 @@ MAX_UNITS = 32_700  # UTF-16 units of a cell: Excel takes 32,767, marks and an a
 CUT = " […]"
 TOO_LONG = f"{CUT} (too long for a cell: write the corrected answer from scratch, or say in the comment what to change)"
 
-# A CSV cell has no type: Excel would compute what begins like this, and read such a key as a number.
-_FORMULA = re.compile("'*[=+\\-@\t\n＝＋－＠]")
+# A CSV cell has no type: Excel would read such a key as a number.
 _NUMBER = re.compile(r"\d+(e\d+)?")
 
 HOW_TO = (
@@ -120,22 +120,14 @@ def _csv(records: Sequence[Record]) -> bytes:
     writer.writeheader()
     for number, record in enumerate(records, start=1):
         cells = _cells(record) | {"text": _marked_text(record.parts)}
-        guarded = {name: _guarded(text) for name, text in cells.items()}
+        texts = {name: guarded(text) for name, text in cells.items()}
         keys = {name: _guarded_key(cells[name]) for name in KEYS}
-        writer.writerow({"number": number} | guarded | keys)
+        writer.writerow({"number": number} | texts | keys)
     return file.getvalue().encode("utf-8-sig")  # Excel takes a file without the mark for Latin-1
 
 
 def _marked_text(parts: Sequence[Part]) -> str:
     return "".join(f"«{part.text}»" if part.marked else part.text for part in _cut_parts(parts, spare=2))
-
-
-def _guarded(text: str) -> str:
-    return f"'{text}" if _FORMULA.match(text) else text
-
-
-def _unguarded(text: str) -> str:
-    return text.removeprefix("'") if _FORMULA.match(text) else text
 
 
 def _guarded_key(key: str) -> str:
@@ -155,7 +147,7 @@ def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         rows = list(csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True))
     except csv.Error as error:
         raise InputError(f"{path} is not a readable CSV file ({error}); save it as .xlsx") from error
-    return _named(path, [[_unguarded(cell) for cell in row] for row in rows])
+    return _named(path, [[unguarded(cell) for cell in row] for row in rows])
 
 
 # XLSX
