@@ -146,7 +146,7 @@ def nucleus() -> Any:
     axes.bar_label(bars, labels=[f"{share:.2f}" for share in shares], padding=2, fontsize=8)
     axes.axvline(nucleus - 0.5, color=GREY, linestyle=":")
     axes.text(nucleus - 0.6, 0.36, f"nucleus: n = {nucleus} tokens\nhold 95 % of the probability", ha="right")
-    told = f"the teacher's token: x = {rank}, s = x/n = {found.rank_scores()[0]:.2f}"
+    told = f"the teacher's token: x = {rank}\ns = x/n = {found.rank_scores()[0]:.2f}"
     axes.annotate(
         told, (target, 0.1), (target + 0.4, 0.22), color=ORANGE, arrowprops={"arrowstyle": "-", "color": ORANGE}
     )
