@@ -22,7 +22,7 @@ from training.settings import load_training
 LANGUAGES = {"bash", "python", "yaml", "math", "text"}  # text: what is printed
 NOT_RUN = [("docs/gpu.md", "not run: starts a server on a GPU")]
 # Commands that a finished run is enough for; what others ask for (a teacher, a student, Argilla, the Hub) is not here.
-ON_A_RUN = ("status", "inspect", "select", "instructions export", "review status")
+ON_A_RUN = ("status", "inspect", "diff", "report", "select", "instructions export", "review status")
 MINIMAL = {"name": "minimal", "texts": {"sources": [{"path": "texts.jsonl"}]}}
 TARGETS = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
@@ -110,7 +110,7 @@ def own_words(words: list[str]) -> list[str]:
 def check(words: list[str], where: str) -> None:
     """Run a command on the finished run, or see that it could be run."""
     own = own_words(words)
-    if own and can_run(own):
+    if own and can_run(own) and all(Path(word).exists() for word in own if word.startswith("runs/")):
         found = CliRunner().invoke(app, own)
         assert found.exit_code == 0, f"{where}: {shlex.join(words)}: {found.exception} {found.output}"
     elif own:
@@ -128,7 +128,7 @@ def can_run(own: list[str]) -> bool:
         return "--plan" in own or "--to" in own
     if line.startswith("publish"):
         return "--dry-run" in own and "--without-audit" in own
-    return line.startswith(ON_A_RUN)
+    return line.startswith(ON_A_RUN) and "--id" not in own  # an id is of one run only
 
 
 def parse(own: list[str], where: str) -> None:
