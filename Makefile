@@ -6,7 +6,7 @@ BIN := .venv/bin
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := torch==2.13.0
 
-.PHONY: demo test prove lint types contracts wheel vllm clean
+.PHONY: demo test prove lint types contracts docs reference figures wheel vllm clean
 
 demo: .venv/installed
 	$(BIN)/stillhouse run recipes/demo.yaml
@@ -26,6 +26,18 @@ types: .venv/installed
 
 contracts: .venv/installed
 	$(BIN)/lint-imports
+
+# The pages of docs/ as a site in site/; a broken link stops it.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Writes docs/reference/ anew from the code.
+reference: .venv/installed
+	$(BIN)/python docs/make_reference.py
+
+# Draws docs/figures/ anew, a minute; the funnel of a run too: make figures RUN=runs/demo
+figures: .venv/installed
+	$(BIN)/python docs/make_figures.py $(RUN)
 
 # Builds the wheel and tries it in an empty environment outside the checkout.
 wheel: .venv/installed
@@ -66,4 +78,4 @@ models/all-mpnet-base-v2: .venv/installed
 
 # Leaves runs/ alone: teacher answers were paid for.
 clean:
-	rm -rf .venv .venv-vllm .venv-argilla dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-vllm .venv-argilla dist build site .mypy_cache .ruff_cache .pytest_cache
