@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from stillhouse.errors import InputError, StillhouseError, interruptible
+from stillhouse.setup_cli import doctor, init
 from stillhouse.students_cli import evaluate, experiment, train
 from stillhouse.viewing_cli import RunPath, inspect
 
@@ -17,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Distillation datasets people can trust: real texts and a teacher in, a measured dataset out.",
-    epilog="Start with: stillhouse run recipes/demo.yaml",
+    epilog="Start with: stillhouse init DIR, or in a checkout: stillhouse run recipes/demo.yaml",
 )
 
 OUR_PACKAGES = {"stillhouse", "pipelines", "curation", "hub_cards", "reports", "training"}
@@ -27,6 +28,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
 @app.callback()
 def _root() -> None:
     """Hold the commands together, so that a single one keeps its name."""
+
+
+app.command(epilog="Example: stillhouse init mine")(init)
+app.command(epilog="Examples: stillhouse doctor | stillhouse doctor recipes/demo.yaml --json")(doctor)
 
 
 @app.command(epilog="Examples: stillhouse run recipes/demo.yaml | stillhouse run my.yaml --out runs/two --until scores")

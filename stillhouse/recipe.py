@@ -33,8 +33,12 @@ SectionType = TypeVar("SectionType", bound=Section)
 class Recipe(Section):
     """A whole run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
-    seed: int = Field(42, ge=0, lt=2**32)
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=80,
+        description="Name of the run: of its folder under runs/, and of the dataset.",
+    )
+    seed: int = Field(42, ge=0, lt=2**32, description="Seed of every draw; the same seed makes the same rows.")
     texts: Texts
     imported: Imported | None = Field(None, description="Curate prompts and completions that exist already.")
     domain: Domain = Domain.model_validate({})
