@@ -98,11 +98,16 @@ def load_recipe(path: Path) -> Recipe:
     Raises InputError that lists every fault, each with its key and the remedy.
     """
     data = read_mapping(path, "recipe", "sections, like recipes/demo.yaml")
+    return recipe_of(data, path.resolve().parent, f"recipe {path}")
+
+
+def recipe_of(data: dict[str, Any], folder: Path, name: str = "recipe") -> Recipe:
+    """Check the sections of a recipe, whose relative paths start at `folder`. Raises InputError as `load_recipe`."""
     try:
-        return anchor_paths(Recipe.model_validate(data), path.resolve().parent)
+        return anchor_paths(Recipe.model_validate(data), folder)
     except ValidationError as error:
         faults = "\n".join(f"  {_explain(fault)}" for fault in error.errors())
-        raise InputError(f"recipe {path} has {error.error_count()} fault(s):\n{faults}") from error
+        raise InputError(f"{name} has {error.error_count()} fault(s):\n{faults}") from error
 
 
 def anchor_paths(recipe: Recipe, folder: Path) -> Recipe:

@@ -1,5 +1,6 @@
 """Arguments of the commands before the first run: init and doctor."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,8 @@ def init(
 
     for path in start_in(folder):
         typer.echo(f"{path} written")
-    recipe = folder / "recipe.yaml"
-    typer.echo(f"Next: stillhouse doctor {recipe}, then stillhouse run {recipe}")
+    for command in ("doctor", "run"):
+        typer.echo(f"Next: stillhouse {command} {shlex.quote(str(folder / 'recipe.yaml'))}")
 
 
 def doctor(

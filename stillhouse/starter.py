@@ -4,6 +4,8 @@ import re
 from itertools import islice
 from pathlib import Path
 
+import yaml
+
 from stillhouse.errors import InputError, RunError
 from stillhouse.store import write_atomically
 
@@ -19,7 +21,7 @@ def start_in(folder: Path) -> list[Path]:
     content = _files(_name_of(folder))
     taken = [name for name in content if (folder / name).exists()]
     if taken:
-        raise InputError(f"{folder} has {' and '.join(taken)} already; give another folder, or move them away first")
+        raise InputError(f"{folder} has {', '.join(taken)} already; give another folder, or move them away first")
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in content.items():
         write_atomically(folder / name, text.encode())
@@ -35,7 +37,7 @@ def _files(name: str) -> dict[str, str]:
         )
     except FileNotFoundError as error:
         raise RunError(f"{error.filename} is not there; install stillhouse again") from error
-    recipe = recipe.replace("name: starter\n", f"name: {name}\n", 1)
+    recipe = recipe.replace("name: starter\n", yaml.safe_dump({"name": name}), 1)  # a number has to be quoted
     return {"recipe.yaml": recipe, "texts.jsonl": sample, "recipe.schema.json": schema}
 
 
