@@ -12,7 +12,6 @@ from stillhouse.checks import Check, check_machine, examined
 from stillhouse.display import print_json
 from stillhouse.errors import InputError, RunError
 from stillhouse.inspection import plain
-from stillhouse.job import quiet_libraries
 from stillhouse.needs import check_argilla, check_hub, check_needs
 from stillhouse.recipe import Recipe, load_recipe
 from stillhouse.sections import Review
@@ -26,7 +25,6 @@ def show_checks(recipe_path: Path | None = None, as_json: bool = False) -> list[
 
     Raises RunError where one of them is a fault.
     """
-    quiet_libraries()
     console, found = Console(), []
     for part, checks in _parts(recipe_path):
         if not as_json:
