@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from stillhouse.checks import Check, State, examined
@@ -106,6 +107,8 @@ def _teacher(recipe: Recipe) -> Iterator[Check]:
 
 
 def _local_teacher(teacher: Teacher) -> Check:
+    if teacher.backend == "vllm" and find_spec("vllm") is None:
+        return Check("teacher", "fault", "vLLM is not installed here", "pip install vllm, or use `backend: endpoint`")
     if teacher.backend == "embedded" and not teacher.model.startswith("package:"):
         return Check("teacher", "ok", f"{gguf_file(teacher.model)} is there")
     return _causal_lm("teacher", teacher.model, teacher.revision)

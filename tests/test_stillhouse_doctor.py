@@ -129,6 +129,19 @@ def test_a_teacher_that_is_down_is_one_fault_beside_others(tmp_path: Path) -> No
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ({"backend": "vllm", "model": "OWNER/model"}, "vLLM is not installed here"),
+        ({"model": "./none.gguf"}, "none.gguf is not a GGUF file"),
+    ],
+)
+def test_a_teacher_in_this_process_that_is_not_here(tmp_path: Path, teacher: dict[str, Any], message: str) -> None:
+    found = checks(write_recipe(tmp_path, teacher=teacher), code=1)
+    assert found["teacher"]["state"] == "fault"
+    assert message in found["teacher"]["found"]
+
+
 def test_the_faults_of_a_recipe_are_listed_and_the_rest_is_looked_at(tmp_path: Path) -> None:
     found = checks(write_recipe(tmp_path, curation={"rat": 1, "rate": 2}), code=1)
     assert "has 2 fault(s):" in found["recipe"]["found"]
