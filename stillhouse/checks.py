@@ -44,6 +44,8 @@ def examined(name: str, look: Callable[[], Check]) -> Check:
         return look()
     except StillhouseError as error:
         return Check(name, "fault", str(error))
+    except OSError as error:
+        return Check(name, "fault", f"{error.filename or 'system'}: {error.strerror or error}")
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in sys.modules:  # it is there, and damaged
