@@ -6,7 +6,7 @@ BIN := .venv/bin
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := torch==2.13.0
 
-.PHONY: demo test prove lint types contracts docs reference figures wheel vllm clean
+.PHONY: demo test prove lint types contracts docs reference figures schema wheel vllm clean
 
 demo: .venv/installed
 	$(BIN)/stillhouse run recipes/demo.yaml
@@ -38,6 +38,10 @@ reference: .venv/installed
 # Draws docs/figures/ anew, a minute; the funnel of a run too: make figures RUN=runs/demo
 figures: .venv/installed
 	$(BIN)/python docs/make_figures.py $(RUN)
+
+# Writes the JSON Schema of recipes anew; a test sees to it that it is not forgotten.
+schema: .venv/installed
+	$(BIN)/python docs/make_schema.py recipes/recipe.schema.json
 
 # Builds the wheel and tries it in an empty environment outside the checkout.
 wheel: .venv/installed

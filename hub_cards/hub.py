@@ -11,7 +11,14 @@ from typing import Any, Literal, TypeVar
 
 import httpx2
 import tenacity
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    constants,
+    get_token,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -82,6 +89,45 @@ class Repo:
         """Where a person sees it."""
         endpoint = (self.endpoint or constants.ENDPOINT).rstrip("/")
         return f"{endpoint}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
+
+
+@dataclass(frozen=True)
+class Account:
+    """Whose the token is that is set here, and whether it may write; nobody's where none is set."""
+
+    endpoint: str
+    user: str = ""
+    may_write: bool = False
+
+
+def account(seconds: float) -> Account:
+    """Return whose the token is; the Hub has so many seconds to say it.
+
+    Raises InputError where the token is not accepted, RunError where the Hub does not answer.
+    """
+    endpoint, token = constants.ENDPOINT, get_token()
+    try:
+        headers = build_hf_headers(token=token or False)
+        response = get_session().get(f"{endpoint}/api/whoami-v2", headers=headers, timeout=seconds)
+        if response.status_code == 401 and not token:
+            return Account(endpoint)
+        hf_raise_for_status(response)
+        found = response.json()
+        right = found["auth"]["accessToken"]["role"]
+        return Account(endpoint, str(found["name"]), right != "read")
+    except (httpx2.HTTPError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        if _status(error) == 401:
+            remedy = "`hf auth login`, or set HF_TOKEN to a valid one"
+            raise InputError(f"{endpoint}: the token is not accepted; {remedy}") from None
+        cause = _cause(error).replace(token or "***", "***")  # a server may repeat what it is sent
+        raise RunError(f"{endpoint} does not answer as the Hub does ({cause})") from None
+    finally:
+        close_session()
+
+
+def is_cached(model: str, revision: str | None = None) -> bool:
+    """Say whether a model of the Hub has been downloaded before."""
+    return isinstance(try_to_load_from_cache(model, "config.json", revision=revision), str)
 
 
 def plan(folder: Path, to: Repo | Path) -> list[Change]:

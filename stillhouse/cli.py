@@ -6,7 +6,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from stillhouse import completion
 from stillhouse.errors import InputError, StillhouseError, interruptible
+from stillhouse.setup_cli import doctor, init
 from stillhouse.students_cli import evaluate, experiment, train
 from stillhouse.viewing_cli import RunPath, diff, inspect, report
 
@@ -17,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Distillation datasets people can trust: real texts and a teacher in, a measured dataset out.",
-    epilog="Start with: stillhouse run recipes/demo.yaml",
+    epilog="Start with: stillhouse init DIR, or in a checkout: stillhouse run recipes/demo.yaml",
 )
 
 OUR_PACKAGES = {"stillhouse", "pipelines", "curation", "hub_cards", "reports", "training"}
@@ -29,11 +31,17 @@ def _root() -> None:
     """Hold the commands together, so that a single one keeps its name."""
 
 
+app.command(epilog="Example: stillhouse init mine")(init)
+app.command(epilog="Examples: stillhouse doctor | stillhouse doctor recipes/demo.yaml --json")(doctor)
+
+
 @app.command(epilog="Examples: stillhouse run recipes/demo.yaml | stillhouse run my.yaml --out runs/two --until scores")
 def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe, a YAML file.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME unless given.", show_default=False)] = None,
-    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Stop after this stage.", autocompletion=completion.stages)
+    ] = None,
     update: Annotated[
         bool, typer.Option("--update", help="Rebuild stages whose recipe, input or code changed.")
     ] = False,
@@ -85,7 +93,10 @@ Data = Annotated[str, typer.Argument(help="JSONL, JSON, CSV or Parquet file, fol
 Student = Annotated[str, typer.Option(help="Model folder, Hub id or offline package.", show_default=False)]
 Proxy = Annotated[str | None, typer.Option(help="Smaller model that scores in the student's place.")]
 Series = Annotated[
-    str | None, typer.Option(help="Series of the student, for its chat template: llama-3, qwen-3, gemma-3.")
+    str | None,
+    typer.Option(
+        help="Series of the student, for its chat template: llama-3, qwen-3, gemma-3.", autocompletion=completion.series
+    ),
 ]
 MaxLength = Annotated[int, typer.Option(min=16, help="Tokens of prompt and completion; prompts lose them on the left.")]
 Dtype = Annotated[str, typer.Option(help="Precision of the weights: float32 or bfloat16.")]
@@ -138,7 +149,9 @@ def score(
 def curate(
     data: Data,
     rate: Annotated[float, typer.Option(help="Share of the unique valid rows that is kept.")] = 0.1,
-    strategy: Annotated[str, typer.Option(help="soft, hard, random, k-center or facility.")] = "soft",
+    strategy: Annotated[
+        str, typer.Option(help="soft, hard, random, k-center or facility.", autocompletion=completion.strategies)
+    ] = "soft",
     scope: Annotated[str, typer.Option(help="full, or task: inside each value of the column instruction_id.")] = "full",
     similarity: Annotated[float, typer.Option(help="Rows at least this similar are near-duplicates.")] = 0.9,
     student: Annotated[
@@ -177,13 +190,19 @@ def curate(
 def select(
     run_folder: RunPath,
     rate: Annotated[float | None, typer.Option(help="Share of the eligible samples that is kept.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="soft, hard, random, k-center or facility.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="soft, hard, random, k-center or facility.", autocompletion=completion.strategies)
+    ] = None,
     scope: Annotated[str | None, typer.Option(help="full, or task: inside each instruction.")] = None,
     peak: Annotated[float | None, typer.Option(help="Where the probability peaks; below 1 spares the hardest.")] = None,
     diversity: Annotated[float | None, typer.Option(help="Weight of diversity in `facility`.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the cut; after its settings unless given.")] = None,
     controls: Annotated[
-        str, typer.Option(help="Baselines of the same size, of random, top (hardest) and diverse (k-center).")
+        str,
+        typer.Option(
+            help="Baselines of the same size, of random, top (hardest) and diverse (k-center).",
+            autocompletion=completion.controls,
+        ),
     ] = "",
     dataset: Annotated[
         bool, typer.Option("--dataset", help="Write each cut as a dataset folder, to train on.")

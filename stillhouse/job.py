@@ -29,15 +29,18 @@ if TYPE_CHECKING:
 SAMPLES_SHOWN = 3
 
 
-def run_job(recipe_path: Path, out: Path | None = None, until: str | None = None, update: bool = False) -> RunFolder:
-    """Run a recipe with progress and a closing summary; return the run folder."""
-    recipe = load_recipe(recipe_path)
+def run_job(
+    origin: Path | Recipe, out: Path | None = None, until: str | None = None, update: bool = False
+) -> RunFolder:
+    """Run a recipe, or its file, with progress and a closing summary; return the run folder."""
+    recipe = origin if isinstance(origin, Recipe) else load_recipe(origin)
     names = [stage.name for stage in stages_of(recipe)]
     if until is not None and until not in names:
         raise InputError(f"--until {until}: no such stage; stages are {', '.join(names)}")
     folder = RunFolder(out or Path("runs") / recipe.name)
     display = Display(Console())
-    manifest = _build(recipe, str(recipe_path), folder, display, until, update)
+    told = folder.recipe_path if isinstance(origin, Recipe) else origin
+    manifest = _build(recipe, str(told), folder, display, until, update)
     if "dataset" in manifest["stages"]:
         display.next_command(
             f"stillhouse report {folder.path}",
@@ -45,7 +48,7 @@ def run_job(recipe_path: Path, out: Path | None = None, until: str | None = None
             f"stillhouse train {folder.dataset_path} --student {recipe.curation.student} --out students/{recipe.name}",
         )
     else:
-        display.next_command(f"stillhouse run {recipe_path}" + (f" --out {out}" if out else ""))
+        display.next_command(f"stillhouse run {told}" + (f" --out {out}" if out else ""))
     return folder
 
 
@@ -92,10 +95,10 @@ def write_kept(folder: RunFolder, display: Display) -> None:
     display.console.print(f"{len(kept):,} rows kept, with all their columns: {path}")
 
 
-def show_plan(recipe_path: Path, out: Path | None = None, probe: int = 0, as_json: bool = False) -> dict[str, Any]:
-    """Print what a run will ask, use, cost and fill; return it."""
+def show_plan(origin: Path | Recipe, out: Path | None = None, probe: int = 0, as_json: bool = False) -> dict[str, Any]:
+    """Print what a run of a recipe, or of its file, will ask, use, cost and fill; return it."""
     quiet_libraries()
-    recipe = load_recipe(recipe_path)
+    recipe = origin if isinstance(origin, Recipe) else load_recipe(origin)
     folder = RunFolder(out or Path("runs") / recipe.name)
     console = Console(stderr=as_json)
     display = Display(console)
@@ -107,34 +110,44 @@ def show_plan(recipe_path: Path, out: Path | None = None, probe: int = 0, as_jso
     display.plan(report, totals(report), recipe.teacher.price)
     for sentence in over_cap(report, recipe):
         display.warn(sentence)
-    display.next_command(f"stillhouse run {recipe_path}" + (f" --out {out}" if out else ""))
+    if not isinstance(origin, Recipe):
+        display.next_command(f"stillhouse run {origin}" + (f" --out {out}" if out else ""))
     return report
 
 
 def show_status(path: Path, as_json: bool = False) -> dict[str, Any]:
     """Print the stages and the funnel of a run; return them."""
     folder = opened(path)
-    manifest, funnel = folder.manifest(), funnel_of(folder)
+    report = status_of(folder)
+    if as_json:
+        print_json(report)
+        return report
+    console = Console()
+    display = Display(console)
+    display.summary(report["funnel"], folder.manifest(), [])
+    found, unmet = coverage_of(folder)
+    if found is not None:
+        display.coverage(found, unmet)
+    if "audit" in report:
+        console.print(f"Audit by people: {report['audit']['decision']}; {report['audit']['why']}")
+    missing = ", ".join(report["missing"])
+    console.print(f"Not done yet: {missing}" if missing else "All stages are done.")
+    return report
+
+
+def status_of(folder: RunFolder) -> dict[str, Any]:
+    """Return the stages and the funnel of a run, its coverage, and what the audit says, as far as they are there."""
+    manifest = folder.manifest()
     stages = stages_of(load_recipe(folder.recipe_path))
     missing = [stage.name for stage in stages if stage.name not in manifest["stages"]]
-    report = {"name": manifest.get("name"), "funnel": funnel, "stages": manifest["stages"], "missing": missing}
+    report = {"name": manifest.get("name"), "funnel": funnel_of(folder), "stages": manifest["stages"]}
+    report["missing"] = missing
     found, unmet = coverage_of(folder)
     if found is not None:
         report |= {"coverage": found.to_dicts(), "unmet_quotas": unmet}
-    audit = folder.findings() if "audit" in manifest["stages"] else None
-    if audit:
+    if "audit" in manifest["stages"]:
+        audit = folder.findings()
         report["audit"] = {key: audit[key] for key in ("decision", "why")}
-    if as_json:
-        print_json(report)
-    else:
-        console = Console()
-        display = Display(console)
-        display.summary(funnel, manifest, [])
-        if found is not None:
-            display.coverage(found, unmet)
-        if audit:
-            console.print(f"Audit by people: {audit['decision']}; {audit['why']}")
-        console.print(f"Not done yet: {', '.join(missing)}" if missing else "All stages are done.")
     return report
 
 

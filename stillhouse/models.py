@@ -62,7 +62,7 @@ def gguf_file(reference: str) -> Path:
             )
         return path
     package = import_package(reference, GGUF_PACKAGES)
-    target = _cache() / str(package.MODEL_NAME)
+    target = cache_folder() / str(package.MODEL_NAME)
     with FileLock(target.with_suffix(".lock")):
         if not target.exists():
             partial = target.with_suffix(".part")
@@ -109,7 +109,8 @@ def torch_device(device: str) -> str:
     return device
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Return where the offline models lie once they are assembled and converted."""
     return user_cache_path("stillhouse", ensure_exists=True)
 
 

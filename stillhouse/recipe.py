@@ -33,8 +33,12 @@ SectionType = TypeVar("SectionType", bound=Section)
 class Recipe(Section):
     """A whole run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
-    seed: int = Field(42, ge=0, lt=2**32)
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=80,
+        description="Name of the run: of its folder under runs/, and of the dataset.",
+    )
+    seed: int = Field(42, ge=0, lt=2**32, description="Seed of every draw; the same seed makes the same rows.")
     texts: Texts
     imported: Imported | None = Field(None, description="Curate prompts and completions that exist already.")
     domain: Domain = Domain.model_validate({})
@@ -94,11 +98,16 @@ def load_recipe(path: Path) -> Recipe:
     Raises InputError that lists every fault, each with its key and the remedy.
     """
     data = read_mapping(path, "recipe", "sections, like recipes/demo.yaml")
+    return recipe_of(data, path.resolve().parent, f"recipe {path}")
+
+
+def recipe_of(data: dict[str, Any], folder: Path, name: str = "recipe") -> Recipe:
+    """Check the sections of a recipe, whose relative paths start at `folder`. Raises InputError as `load_recipe`."""
     try:
-        return anchor_paths(Recipe.model_validate(data), path.resolve().parent)
+        return anchor_paths(Recipe.model_validate(data), folder)
     except ValidationError as error:
         faults = "\n".join(f"  {_explain(fault)}" for fault in error.errors())
-        raise InputError(f"recipe {path} has {error.error_count()} fault(s):\n{faults}") from error
+        raise InputError(f"{name} has {error.error_count()} fault(s):\n{faults}") from error
 
 
 def anchor_paths(recipe: Recipe, folder: Path) -> Recipe:

@@ -51,7 +51,7 @@ class TextSource(Section):
 class Texts(Section):
     """The user texts."""
 
-    sources: list[TextSource] = Field(min_length=1)
+    sources: list[TextSource] = Field(min_length=1, description="Where the texts come from, one entry a source.")
     similarity: float | None = Field(
         None,
         ge=0.5,
@@ -64,16 +64,16 @@ class Texts(Section):
 class ExampleAttribute(Section):
     """One attribute of an example text."""
 
-    name: str = Field(min_length=1)
-    description: str = Field(min_length=1)
-    value: str = Field(min_length=1)
+    name: str = Field(min_length=1, description="Name of the attribute, for example urgency.")
+    description: str = Field(min_length=1, description="What the attribute says of any text.")
+    value: str = Field(min_length=1, description="What it is in this text.")
 
 
 class DomainExample(Section):
     """A text and the attributes that a teacher should find in it."""
 
-    text: str = Field(min_length=1)
-    attributes: list[ExampleAttribute] = Field(min_length=1)
+    text: str = Field(min_length=1, description="A text like those of the sources.")
+    attributes: list[ExampleAttribute] = Field(min_length=1, description="What the teacher should find in it.")
 
 
 class Domain(Section):
@@ -214,16 +214,23 @@ class Teacher(Section):
         return self
 
 
+def _or_paper(schema: dict[str, Any]) -> None:
+    """Let the JSON Schema of a key say that `paper` stands for a number."""
+    number = {key: schema.pop(key) for key in ("type", "minimum", "exclusiveMaximum")}
+    schema["anyOf"] = [number, {"const": "paper"}]
+
+
 class Attributes(Section):
     """Attribute enumeration (method step 1)."""
 
     per_text: int = Field(3, ge=1, le=20, description="Attributes asked for per text.")
-    temperature: float = Field(0.5, ge=0, le=2)
+    temperature: float = Field(0.5, ge=0, le=2, description="Temperature of sampling.")
     min_share: float = Field(
         PAPER_MIN_SHARE,
         ge=0,
         lt=1,
         description="An attribute is kept when more than this share of the texts shows it; `paper` is the default.",
+        json_schema_extra=_or_paper,
     )
 
     @field_validator("min_share", mode="before")
@@ -249,8 +256,10 @@ class Perspectives(Section):
     preference_percentile: float = Field(
         0.5, ge=0, le=100, description="Affinity propagation's preference: this percentile of the similarities."
     )
-    damping: float = Field(0.9, ge=0.5, lt=1)
-    max_iterations: int = Field(1000, ge=1)
+    damping: float = Field(
+        0.9, ge=0.5, lt=1, description="Affinity propagation's damping; nearer to 1 where it does not come to rest."
+    )
+    max_iterations: int = Field(1000, ge=1, description="Iterations of affinity propagation, at most.")
     max_count: int | None = Field(None, ge=1, description="Keep only so many perspectives, those with most mentions.")
 
     @model_validator(mode="after")
@@ -275,7 +284,7 @@ class Instructions(Section):
     similarity: float = Field(
         0.9, gt=0, le=1, description="Instructions of one type at least this similar are near-duplicates."
     )
-    temperature: float = Field(0.8, ge=0, le=2)
+    temperature: float = Field(0.8, ge=0, le=2, description="Temperature of sampling.")
 
     @model_validator(mode="after")
     def _something_to_ask(self) -> Self:
@@ -292,7 +301,7 @@ class Responses(Section):
     language: str = Field(
         "en", pattern="^[a-z]{2}$", description="Language that answers are worded in, as an ISO 639-1 code."
     )
-    temperature: float = Field(0.3, ge=0, le=2)
+    temperature: float = Field(0.3, ge=0, le=2, description="Temperature of sampling.")
 
 
 class Quota(Section):

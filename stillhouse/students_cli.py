@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from stillhouse import completion
 from stillhouse.errors import InputError, interruptible
 
 
@@ -19,10 +20,17 @@ def train(
     config: Annotated[Path | None, typer.Option(help="YAML file with these options as keys.")] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="paper-release, paper-config, llama-3, qwen-3, gemma-3; several with commas, the last wins."),
+        typer.Option(
+            help="paper-release, paper-config, llama-3, qwen-3, gemma-3; several with commas, the last wins.",
+            autocompletion=completion.presets,
+        ),
     ] = None,
     series: Annotated[
-        str | None, typer.Option(help="llama-3, qwen-3, gemma-3: how the template is filled; as scored unless given.")
+        str | None,
+        typer.Option(
+            help="llama-3, qwen-3, gemma-3: how the template is filled; as scored unless given.",
+            autocompletion=completion.series,
+        ),
     ] = None,
     format: Annotated[  # noqa: A002 - the name of the option
         str | None, typer.Option(help="messages, text, or auto: messages where there is a chat template.")
@@ -131,7 +139,10 @@ def experiment(
     seeds: Annotated[str, typer.Option(help="Seeds of cuts and trainings, with commas.")] = "42",
     equal: Annotated[str, typer.Option(help="What all trainings share: epochs or steps.")] = "epochs",
     config: Annotated[Path | None, typer.Option(help="YAML file of settings of the training.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Presets of `stillhouse train`, with commas.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Presets of `stillhouse train`, with commas.", autocompletion=completion.presets),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of a dataset on the Hub.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows, or packs, at a time.")] = None,

@@ -17,7 +17,7 @@ from stillhouse.errors import InputError
 from stillhouse.exporting import check_target, write_rows
 from stillhouse.inspection import CARDS_SHOWN, cards, choose, counts_by, counts_table, has_pager, page, plain, with_id
 from stillhouse.job import coverage_of, opened
-from stillhouse.lineage import Beside, as_json, lineage_of
+from stillhouse.lineage import Beside, Step, as_json, lineage_of
 from stillhouse.recipe import load_recipe
 from stillhouse.schemas import FAILURES, TABLES
 from stillhouse.store import RunFolder
@@ -156,8 +156,8 @@ def _table_with(folder: RunFolder, key: str) -> str:
     return found
 
 
-def show_lineage(folder: RunFolder, sample_id: str, as_one_object: bool = False) -> None:
-    """Show how a sample came to be, a card per step, or print it as one JSON object."""
+def lineage_in(folder: RunFolder, sample_id: str) -> list[Step]:
+    """Return how a sample came to be, step by step, from the tables and the journal of its run."""
     from curation.audit.rounds import Rounds
     from pipelines.traces import opened_traces
 
@@ -167,7 +167,12 @@ def show_lineage(folder: RunFolder, sample_id: str, as_one_object: bool = False)
         known = folder.journal_path.exists()
         trace = stack.enter_context(opened_traces(folder.journal_path)).of if known else Beside.trace
         beside = Beside(trace, Rounds(folder.review_path).reviews(), _places(folder), imported)
-        steps = lineage_of(tables, sample_id, beside)
+        return lineage_of(tables, sample_id, beside)
+
+
+def show_lineage(folder: RunFolder, sample_id: str, as_one_object: bool = False) -> None:
+    """Show how a sample came to be, a card per step, or print it as one JSON object."""
+    steps = lineage_in(folder, sample_id)
     if as_one_object:
         print_json({"sample_id": sample_id, **as_json(steps)})
         return

@@ -1,11 +1,21 @@
-"""Arguments of the commands that show a run: inspect, diff, report; and of doctor."""
+"""Arguments of the commands that show a run: inspect, diff and report."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, for example runs/demo.", show_default=False)]
+from stillhouse import completion
+
+RunPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help="Run folder, for example runs/demo.",
+        show_default=False,
+        autocompletion=completion.run_folders,
+    ),
+]
 RUN_OR_CUT = "Run folder, or a cut of one: RUN/cuts/NAME."
 
 
@@ -17,6 +27,7 @@ def inspect(
             metavar="TABLE",
             help="Table of the run, `coverage`, `failures` or `reviews`; `instructions` unless given.",
             show_default=False,
+            autocompletion=completion.tables,
         ),
     ] = None,
     where: Annotated[str | None, typer.Option(help="Only rows for which this condition in SQL holds.")] = None,
@@ -42,8 +53,14 @@ def inspect(
 
 
 def diff(
-    before: Annotated[Path, typer.Argument(metavar="RUN_A", help=RUN_OR_CUT, show_default=False)],
-    after: Annotated[Path, typer.Argument(metavar="RUN_B", help=RUN_OR_CUT, show_default=False)],
+    before: Annotated[
+        Path,
+        typer.Argument(metavar="RUN_A", help=RUN_OR_CUT, show_default=False, autocompletion=completion.run_folders),
+    ],
+    after: Annotated[
+        Path,
+        typer.Argument(metavar="RUN_B", help=RUN_OR_CUT, show_default=False, autocompletion=completion.run_folders),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print what differs as JSON.")] = False,
 ) -> None:
     """Show what differs between two runs, or cuts: settings, rows kept, scores, answers, cost."""
@@ -55,7 +72,12 @@ def diff(
 def report(
     run_folder: RunPath,
     against: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Compare with this run, or with a cut: RUN/cuts/NAME.")
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Compare with this run, or with a cut: RUN/cuts/NAME.",
+            autocompletion=completion.run_folders,
+        ),
     ] = None,
     to: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder of the report; RUN/report unless given.")

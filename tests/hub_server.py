@@ -25,6 +25,7 @@ LICENCES = {"cc0-1.0", "cc-by-4.0", "apache-2.0", "mit", "other"}
 ALWAYS_LARGE = (".parquet", ".png", ".safetensors")
 REPO = r"/api/(datasets|models)/([\w.-]+/[\w.-]+)"
 ROUTES = {
+    "whoami": ("GET", r"/api/whoami-v2"),
     "create": ("POST", r"/api/repos/create"),
     "card": ("POST", r"/api/validate-yaml"),
     "info": ("GET", REPO + r"(?:/revision/([^/]+))?"),
@@ -40,7 +41,7 @@ ROUTES = {
     "verify": ("POST", r"/storage/(\w+)/verify"),
     "resolve": ("GET", r"/(?:(datasets)/)?([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)"),
 }
-PUBLIC = ("create", "card", "upload", "complete", "verify")  # without a repository to check
+PUBLIC = ("whoami", "create", "card", "upload", "complete", "verify")  # without a repository to check
 
 
 @dataclass(frozen=True)
@@ -219,6 +220,11 @@ class _Handler(BaseHTTPRequestHandler):
         if not found:
             raise Refused(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return found
+
+    def _whoami(self, _: bytes) -> tuple[Any, ...]:
+        if not self.user:
+            raise Refused(401, "Invalid username or password.")
+        return ({"type": "user", "name": self.user, "auth": {"accessToken": {"role": self.right}}},)
 
     def _create(self, body: bytes) -> tuple[Any, ...]:
         asked = json.loads(body)

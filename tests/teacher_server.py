@@ -39,6 +39,7 @@ class TeacherServer(ThreadingHTTPServer):
         self.requests: Counter[str] = Counter()
         self.probes = self.refused = self.in_flight = self.most_in_flight = 0
         self.keys: set[str] = set()
+        self.key: str | None = None  # the only one that it takes; any where there is none
         self.patience = self.answered = 0
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
@@ -95,6 +96,8 @@ class _Handler(BaseHTTPRequestHandler):
         """List the model, or give what the batch API has."""
         path = self.path.partition("?")[0].removeprefix("/v1")
         server = self.server
+        if server.key and self.headers.get("authorization") != f"Bearer {server.key}":
+            return self._send(401, {"error": {"message": "no such key"}})
         if path != "/models" and self._is_busy():
             return None
         if path.startswith("/batches/") and path.removeprefix("/batches/") not in server.batches:

@@ -18,6 +18,8 @@ def sources(path: Path, **fields: Any) -> dict[str, Any]:
     "command",
     [
         [],
+        ["init"],
+        ["doctor"],
         ["run"],
         ["status"],
         ["inspect"],

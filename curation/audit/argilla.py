@@ -42,8 +42,11 @@ class Batch:
 class Argilla:
     """A workspace on an Argilla server."""
 
-    def __init__(self, url: str, api_key: str, workspace: str) -> None:
-        """Connect. Raises InputError where the key is not known, RunError where no Argilla server answers."""
+    def __init__(self, url: str, api_key: str, workspace: str, seconds: int = 60) -> None:
+        """Connect; a request may take so many `seconds`.
+
+        Raises InputError where the key is not known, RunError where no Argilla server answers.
+        """
         import argilla
         import httpx
         from argilla._exceptions import ArgillaCredentialsError, ArgillaError
@@ -51,7 +54,7 @@ class Argilla:
         self.url, self._workspace = url, workspace
         logging.getLogger("argilla.sdk").setLevel(logging.CRITICAL)  # what it logs is raised as well
         try:
-            self._client = argilla.Argilla(api_url=url, api_key=api_key, timeout=60, retries=0)  # see _patiently
+            self._client = argilla.Argilla(api_url=url, api_key=api_key, timeout=seconds, retries=0)  # see _patiently
         except ArgillaCredentialsError as error:
             raise InputError(f"{url} does not know this API key; an owner's or admin's key is needed") from error
         except (ArgillaError, httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError) as error:
@@ -59,6 +62,13 @@ class Argilla:
                 f"no Argilla server answers at {url} ({_cause(error)}). See that it is up, and that ARGILLA_API_URL or "
                 "`review.url` is its whole address, as in http://localhost:6900"
             ) from error
+
+    def about(self) -> tuple[str, str, str]:
+        """Return the version of the server, and the name and the role of the user whose key this is."""
+        with self._told("look"):
+            paths = ("/api/v1/version", "/api/v1/me")
+            version, me = (self._client.http_client.get(path).raise_for_status().json() for path in paths)
+        return str(version["version"]), str(me["username"]), str(me["role"])
 
     def push(
         self,
