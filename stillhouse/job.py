@@ -153,7 +153,7 @@ def status_of(folder: RunFolder) -> dict[str, Any]:
 
 def funnel_of(folder: RunFolder) -> dict[str, int]:
     """Count the rows of each step from the tables on disk."""
-    return funnel({name: folder.read_table(name) for name in folder.made()})
+    return funnel({name: folder.scan_table(name) for name in folder.made()})
 
 
 def coverage_of(folder: RunFolder) -> tuple[pl.DataFrame | None, list[dict[str, Any]]]:
@@ -162,7 +162,7 @@ def coverage_of(folder: RunFolder) -> tuple[pl.DataFrame | None, list[dict[str, 
     if "responses" not in done:
         return None, []
     names = ("texts", "perspectives", "instructions", "responses", "decisions")
-    found = coverage({name: folder.read_table(name) for name in names if name in done})
+    found = coverage({name: folder.scan_table(name) for name in names if name in done})
     quotas = load_recipe(folder.recipe_path).curation.quotas
     return found, unmet_quotas(found, quotas) if "decisions" in done else []
 

@@ -233,15 +233,24 @@ class RunFolder:
         write_parquet(self.table_path(name), conform(frame, TABLES[name], name))
 
     def scan_table(self, name: str) -> pl.LazyFrame:
-        """Return a table that is read as far as it is used. Raises InputError where it is not there."""
+        """Return a table that is read as far as it is used. Raises InputError where it is not there, or damaged."""
         path = self.table_path(name)
         if not path.exists():
             raise InputError(f"{self.path} has no table {name}; `stillhouse run` makes it")
-        return pl.scan_parquet(path, glob=False)
+        frame = pl.scan_parquet(path, glob=False)
+        with self._readable(name):
+            conform(frame.collect_schema().to_frame(), TABLES[name], name)
+        return frame
 
     def read_table(self, name: str) -> pl.DataFrame:
         """Read a table and check that it still has its schema."""
+        frame = self.scan_table(name)
+        with self._readable(name):
+            return conform(frame.collect(), TABLES[name], name)
+
+    @contextmanager
+    def _readable(self, name: str) -> Iterator[None]:
         try:
-            return conform(self.scan_table(name).collect(), TABLES[name], name)
+            yield
         except pl.exceptions.PolarsError as error:
             raise InputError(f"{self.table_path(name)} cannot be read ({error}); delete it and run again") from error
