@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 
-from reports.content import KEPT, Content, bounded, shortened
+from reports.content import KEPT, Content, bounded, shortened, texts_to_show
 from stillhouse.schemas import ATTRIBUTES, INSTRUCTIONS, PERSPECTIVES
 
 SAMPLES, SAMPLE_BYTES = 2_000, 5_000_000
@@ -92,14 +92,7 @@ def browsed_perspectives(content: Content, samples: pl.DataFrame) -> list[dict[s
 
 def _examples(content: Content, samples: pl.DataFrame) -> dict[str, list[list[str | None]]]:
     """Return for each attribute a few texts that show it, with its value there: of texts that may leave only."""
-    texts = content.tables.get("texts")
-    if texts is None:
-        return {}
-    shown = texts.select("text_id", "text")
-    if content.gates is not None:  # which looked at the texts of samples
-        held_back = samples.filter(pl.col("text").is_null() | (pl.col("text") == "") | pl.col("prompt").is_null())
-        checked = samples.join(held_back, on="text_id", how="anti").select("text_id", "text")
-        shown = checked.unique("text_id", keep="first", maintain_order=True)
+    shown = texts_to_show(content, samples)
     found = (
         content.table("attributes", ATTRIBUTES).drop_nulls("name").join(shown, on="text_id", maintain_order="left")
         .group_by("name", maintain_order=True).head(TEXTS_OF_PERSPECTIVE)

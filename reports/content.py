@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 import polars as pl
 from jinja2.utils import htmlsafe_json_dumps
 
+from stillhouse.schemas import TEXTS
+
 Row = TypeVar("Row")
 SAMPLE = pl.Schema(
     {
@@ -82,6 +84,18 @@ def samples_of(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     rows = rows.with_columns(missing).with_columns(_fate()).select(SAMPLE.names()).cast(SAMPLE)
     # Neither JSON nor an axis knows infinity, which the perplexity of a single hopeless token may be.
     return rows.with_columns(pl.when(pl.col(name).is_finite()).then(name) for name in ("perplexity", "ifd"))
+
+
+def texts_to_show(content: Content, samples: pl.DataFrame) -> pl.DataFrame:
+    """Return texts by their ids: once the gates are done, those of samples that they let pass, and no others.
+
+    The gates look at the texts of samples only.
+    """
+    if content.gates is None:
+        return content.table("texts", TEXTS).select("text_id", "text")
+    held_back = samples.filter(pl.col("text").is_null() | (pl.col("text") == "") | pl.col("prompt").is_null())
+    passed = samples.join(held_back, on="text_id", how="anti").select("text_id", "text")
+    return passed.unique("text_id", keep="first", maintain_order=True)
 
 
 SCORES = ("difficulty", "perplexity", "ifd", "output_tokens")

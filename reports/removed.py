@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from reports.content import FATES, Content, bounded, shortened
+from reports.content import FATES, Content, bounded, shortened, texts_to_show
 
 EXAMPLES, REASONS = 3, 12  # of a reason; of a filter
 EXAMPLE_LENGTH = 500  # characters
@@ -28,7 +28,9 @@ def _steps(content: Content, samples: pl.DataFrame) -> Iterator[dict[str, Any]]:
     yield _texts(content.manifest)
     attributes, texts = content.tables.get("attributes"), content.tables.get("texts")
     if attributes is not None and texts is not None:
-        without = attributes.filter(pl.col("reason").is_not_null()).join(texts, on="text_id", maintain_order="left")
+        shown = texts_to_show(content, samples).join(texts.select("text_id", "domain"), on="text_id")
+        without = attributes.filter(pl.col("reason").is_not_null())
+        without = without.join(shown, on="text_id", how="left", maintain_order="left")
         yield _step("attributes", "texts", without, attributes["text_id"].n_unique(), "text", "domain")
     instructions = content.tables.get("instructions")
     if instructions is not None:

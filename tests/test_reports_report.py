@@ -21,7 +21,7 @@ from stillhouse.coverage import coverage
 from stillhouse.progress import Unseen
 from stillhouse.recipe import load_recipe
 from stillhouse.reporting import CALLS, CAUSES, content_of, report_run
-from stillhouse.schemas import TABLES
+from stillhouse.schemas import ATTRIBUTES, TABLES, table_of
 from stillhouse.stages import build_of
 from stillhouse.store import RunFolder
 from tests.audit_run import audited_run
@@ -302,12 +302,18 @@ def test_what_the_gates_hold_back_is_not_in_the_page(tmp_path: Path) -> None:
     before = report_run(folder.path).read_text(encoding="utf-8")
     assert "do not pass this page on" in before
     assert all(word in before for word in PRIVATE)
+    # A text of no sample: the gates do not look at it.
+    unpaired = folder.read_table("texts").head(1).with_columns(text_id=pl.lit("t99"), text=pl.lit("Call 020 7946 0958"))
+    unusable = table_of([{"text_id": "t99", "reason": "not JSON"}], ATTRIBUTES, "attributes")
+    folder.write_table("attributes", unusable)
+    folder.write_table("texts", pl.concat([folder.read_table("texts"), unpaired]))
+    assert "020 7946" in report_run(folder.path).read_text(encoding="utf-8")
     scores = folder.read_table("scores").with_columns(difficulty=None, perplexity=None, ifd=None)
     folder.write_table("scores", scores)
     build_of(recipe, folder, Unseen()).run("gates", update=True)
     after = report_run(folder.path).read_text(encoding="utf-8")
     assert "do not pass this page on" not in after
-    assert [word for word in (*PRIVATE, PLANTED["leak"]) if word in after] == []
+    assert [word for word in (*PRIVATE, PLANTED["leak"], "020 7946") if word in after] == []
     assert "leaks from an evaluation set" in after
     assert "the gate keeps its words back" in after
 

@@ -60,7 +60,9 @@ def test_the_plan_is_close_to_what_the_demo_used(tmp_path: Path) -> None:
     stages = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))["stages"]
     for figure in FIGURES:
         used = sum(stage.get(figure, 0) for stage in stages.values())
-        assert planned["total"][figure] == pytest.approx(used, rel=0.15), figure
+        # What a teacher answers varies from run to run; what it is asked hardly does.
+        near = 0.25 if figure == "output_tokens" else 0.15
+        assert planned["total"][figure] == pytest.approx(used, rel=near), figure
 
 
 def test_a_plan_asks_nobody_and_tells_money_and_caps(tmp_path: Path) -> None:
