@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillhouse.comparison import Side, compare, is_same, side_of
@@ -157,6 +157,7 @@ def test_where_it_runs_and_who_decides_is_not_told() -> None:
     assert not re.search(r"\.example|ann\b", json.dumps(found))
 
 
+@settings(deadline=None)
 @given(*[st.sets(st.sampled_from(IDS))] * 4)
 def test_what_came_in_went_out_the_other_way_round(
     kept_one: set[str], kept_two: set[str], there_one: set[str], there_two: set[str]
