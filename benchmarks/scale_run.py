@@ -21,7 +21,7 @@ from pipelines.journal import Journal
 from pipelines.teachers import Backend
 from stillhouse.build import fingerprints
 from stillhouse.recipe import Recipe
-from stillhouse.schemas import INSTRUCTIONS, PERSPECTIVES, table_of
+from stillhouse.schemas import ATTRIBUTES, INSTRUCTIONS, PERSPECTIVES, table_of
 from stillhouse.sections import Runtime, Teacher
 from stillhouse.stages import stages_of
 from stillhouse.store import RunFolder
@@ -44,8 +44,11 @@ SHOTS = ("The soup was cold and nobody cared.", "We loved every minute of it.", 
 DIMENSIONS, KINDS = 384, 2_000
 
 
-def make_run(folder: RunFolder, count: int) -> None:
-    """Write sources of `count` texts, the recipe for as many samples, and its perspectives and instructions."""
+def make_run(folder: RunFolder, count: int, **changed: Any) -> None:
+    """Write sources of `count` texts, the recipe for as many samples, and its perspectives and instructions.
+
+    The attributes count as asked for, and there are none. `changed` are sections in the place of the recipe's own.
+    """
     from tests.tiny_student import write_student
 
     folder.path.mkdir(parents=True)
@@ -59,9 +62,11 @@ def make_run(folder: RunFolder, count: int) -> None:
         "responses": {"samples": count},
         "curation": {"student": str(student), "duplicates": "instruction"},
         "publish": {"licence": "CC0-1.0"},
+        **changed,
     }
     recipe = Recipe.model_validate(sections)
     folder.write_recipe(recipe)
+    folder.write_table("attributes", table_of([], ATTRIBUTES, "attributes"))
     perspectives = [
         {"perspective_id": f"p{n}", "head": f"trait {n}", "members": [], "mentions": HEADS - n, "x": n / 9, "y": n % 9}
         for n in range(HEADS)
@@ -71,7 +76,8 @@ def make_run(folder: RunFolder, count: int) -> None:
     folder.write_table("instructions", table_of(instructions, INSTRUCTIONS, "instructions"))
     prints = fingerprints(stages_of(recipe), recipe, folder)
     made = {
-        name: {**prints[name], "counts": {}, "seconds": 0.0, "failed": 0} for name in ("perspectives", "instructions")
+        name: {**prints[name], "counts": {}, "seconds": 0.0, "failed": 0}
+        for name in ("attributes", "perspectives", "instructions")
     }
     folder.write_manifest({"name": recipe.name, "stages": made, "seconds": {}})
 

@@ -7,13 +7,18 @@ import hashlib
 import json
 import random
 import re
+import sqlite3
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+from pipelines.calls import Call
+from pipelines.teachers.endpoint import Endpoint, body_of
 
 MODEL = "test-teacher"
 VERBS = ["Explain", "Judge", "Tell", "Weigh up", "Sum up", "Discuss"]
@@ -29,9 +34,9 @@ class TeacherServer(ThreadingHTTPServer):
     are refused with 429. A request with the word `patience` waits until `patience` others are answered.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, handler: "type[Handler] | None" = None) -> None:
         """Listen on a free loopback port."""
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), handler or Handler)
         self.mode = "good"
         self.delay = 0.0
         self.most = 1000
@@ -85,7 +90,24 @@ def serve_teacher() -> Iterator[TeacherServer]:
         server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
+def requests_on_disk(run: Path, base_url: str) -> set[str]:
+    """Return the hashes, as the server counts them, of all requests whose answers are in the journal."""
+    path = run / "journal.sqlite"
+    if not path.exists():
+        return set()
+    endpoint = Endpoint(base_url, MODEL, None, 1.0, 1, "response_format")
+    with sqlite3.connect(path) as journal:
+        try:
+            rows = journal.execute("SELECT request FROM answers").fetchall()
+        except sqlite3.OperationalError:  # killed before the tables were made
+            return set()
+    bodies = (json.dumps(body_of(endpoint, Call(**json.loads(row[0])))) for row in rows)
+    return {hashlib.sha256(body.encode()).hexdigest() for body in bodies}
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers the requests of one connection."""
+
     server: TeacherServer
     protocol_version = "HTTP/1.1"
 
@@ -121,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path in ("/v1/files", "/v1/batches"):
             return None if self._is_busy() else self._take(body)
         request, server = json.loads(body), self.server
-        is_probe = "Say a word" in str(request.get("messages"))
+        is_probe = self.is_probe(request)
         with server.lock:
             server.keys.add(self.headers.get("authorization", ""))
             server.in_flight += 1
@@ -140,6 +162,10 @@ class _Handler(BaseHTTPRequestHandler):
             key = self.headers.get("authorization", "") if server.mode == "leaky" else ""
             return self._send(status, {"error": {"message": f"this endpoint is broken{key}"}})
         return self._send(200, self._completion(request, server.mode if server.mode == "free" or not is_probe else ""))
+
+    def is_probe(self, request: dict[str, Any]) -> bool:
+        """Say whether a request only tries out structured output."""
+        return "Say a word" in str(request.get("messages"))
 
     def _is_busy(self) -> bool:
         if not self.server.busy:

@@ -1,21 +1,17 @@
 """What was paid for is never lost: kill -9 at random moments, a full disk, a damaged journal, two runs at once."""
 
-import hashlib
 import json
 import random
 import shutil
-import sqlite3
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from pipelines.calls import Call
-from pipelines.teachers.endpoint import Endpoint, body_of
 from stillhouse.schemas import TABLES
 from tests.conftest import COMMAND, endpoint_teacher, stillhouse, write_recipe
-from tests.teacher_server import MODEL, TeacherServer
+from tests.teacher_server import TeacherServer, requests_on_disk
 
 DELAY = 0.15  # seconds of an answer
 LONGEST = 9.0  # seconds after which a run is killed at the latest
@@ -29,21 +25,6 @@ def recipe(tmp_path: Path, teacher_server: TeacherServer, monkeypatch: pytest.Mo
 
 def tables_of(run: Path) -> dict[str, bytes]:
     return {name: (run / f"{name}.parquet").read_bytes() for name in TABLES if (run / f"{name}.parquet").exists()}
-
-
-def requests_on_disk(run: Path, base_url: str) -> set[str]:
-    """Return the hashes, as the server counts them, of all requests whose answers are in the journal."""
-    path = run / "journal.sqlite"
-    if not path.exists():
-        return set()
-    endpoint = Endpoint(base_url, MODEL, None, 1.0, 1, "response_format")
-    with sqlite3.connect(path) as journal:
-        try:
-            rows = journal.execute("SELECT request FROM answers").fetchall()
-        except sqlite3.OperationalError:  # killed before the tables were made
-            return set()
-    bodies = (json.dumps(body_of(endpoint, Call(**json.loads(row[0])))) for row in rows)
-    return {hashlib.sha256(body.encode()).hexdigest() for body in bodies}
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(100, marks=[pytest.mark.prove, pytest.mark.timeout(3600)])])
