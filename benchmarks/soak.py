@@ -13,13 +13,15 @@ stage's table is written: what these take is measured, told, and taken off befor
 
 import argparse
 import json
+import multiprocessing
 import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-import tracemalloc
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,6 @@ EVERY = 5.0  # seconds between two samples
 WARM_UP = 0.15  # of the time: imports, pools and caches fill up
 LINES = 10
 ENDS_WITHIN = 60.0  # seconds after Ctrl-C
-MEASURED_ROWS = 20_000  # of the journal, to see what is held of a row
 
 # Tolerances. Memory comes in arenas of 1 MB and a growing set doubles, so half an hour cannot tell 10 MB an hour from
 # none; connections come and go with the limit of requests, which gives descriptors a spread of a few. At these
@@ -98,7 +99,8 @@ def soak(place: Path, seconds: float) -> list[Verdict]:
     print_faults(counts_of(given, delivered))
     print_ends(run, given, delivered)
     held = held_per_row(run)
-    verdicts = [*flatness(samples, held), *_exact(exact)]
+    print_growth(samples, held)
+    verdicts = [_lasted(samples, seconds), *flatness(samples, held), *_exact(exact)]
     print_verdicts(verdicts)
     return verdicts
 
@@ -127,7 +129,8 @@ def watch(run: Path, endpoint: FaultyEndpoint, seconds: float, every: float = EV
             if figures["rows"] == before:
                 continue
             started = started or time.monotonic()
-            samples.append(_sample(time.monotonic() - started, watched, run, endpoint, figures))
+            with suppress(psutil.NoSuchProcess, FileNotFoundError):  # it has just ended
+                samples.append(_sample(time.monotonic() - started, watched, run, endpoint, figures))
             if time.monotonic() - started >= seconds:
                 process.send_signal(signal.SIGINT)
                 process.wait(ENDS_WITHIN)
@@ -170,19 +173,22 @@ def exactness(run: Path, endpoint: FaultyEndpoint) -> Exactness:
 
 def held_per_row(run: Path) -> float:
     """Return the bytes of what a stage holds of a row until its table is written: its outcome, its answer's hash."""
-    columns = "call_id, text, finish_reason, prompt_tokens, output_tokens, seconds"
-    with sqlite3.connect(run / "journal.sqlite") as journal:
-        query = f"SELECT {columns} FROM answers LIMIT {MEASURED_ROWS}"  # noqa: S608 - constants
-        tracemalloc.start()
-        rows = journal.execute(query)
-        known: set[int] = set()
-        outcomes = []
-        for call_id, *answer in rows:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+        return fresh.submit(_held_per_row, run / "journal.sqlite").result()
+
+
+def _held_per_row(journal: Path) -> float:
+    """Build it all again from the journal, in a process that has no memory to spare."""
+    query = "SELECT call_id, text, finish_reason, prompt_tokens, output_tokens, seconds FROM answers ORDER BY rowid"
+    known: set[int] = set()
+    outcomes = []
+    with closing(sqlite3.connect(journal)) as db:
+        answers = sum(1 for _ in db.execute(query))  # fills what SQLite keeps
+        before = psutil.Process().memory_full_info().uss
+        for call_id, *answer in db.execute(query):
             known.add(hash_of(call_id))
             outcomes.append(Outcome(_output(answer[0]), None, Answer(*answer), (call_id,)))
-    size, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return size / len(outcomes)
+        return (psutil.Process().memory_full_info().uss - before) / answers
 
 
 def _output(text: str) -> str:
@@ -199,14 +205,12 @@ def flatness(samples: pl.DataFrame, held: float) -> list[Verdict]:
     """
     from scipy.stats import theilslopes
 
-    warm = samples.filter(pl.col("seconds") >= WARM_UP * samples["seconds"][-1])
+    warm = _warm(samples)
     hours, rows = warm["seconds"] / 3600, warm["rows"] / 1000
-    memory = theilslopes(warm["uss_mb"], rows)
     own = theilslopes(warm["uss_mb"] - held * rows / 1000, hours)
     descriptors = theilslopes(warm["descriptors"], hours)
     first, last = _rows_per_second(samples, 0, 1), _rows_per_second(samples, 2, 3)
     return [
-        Verdict("memory, all", f"{memory.slope:+.2f} MB per 1,000 rows", f"{held / 1000:.2f} held by design", True),
         _slope("memory, besides what is held", own, "MB", MB_PER_HOUR),
         _slope("descriptors", descriptors, "", DESCRIPTORS_PER_HOUR),
         Verdict(
@@ -216,6 +220,15 @@ def flatness(samples: pl.DataFrame, held: float) -> list[Verdict]:
             last >= (1 - SLOWER) * first,
         ),
     ]
+
+
+def _warm(samples: pl.DataFrame) -> pl.DataFrame:
+    return samples.filter(pl.col("seconds") >= WARM_UP * samples["seconds"][-1])
+
+
+def _lasted(samples: pl.DataFrame, seconds: float) -> Verdict:
+    lasted = samples["seconds"][-1]
+    return Verdict("minutes until Ctrl-C", f"{lasted / 60:.1f}", f"{seconds / 60:g}", lasted >= seconds)
 
 
 def _slope(name: str, found: Any, unit: str, most: float) -> Verdict:
@@ -268,6 +281,17 @@ def print_ends(run: Path, given: dict[str, list[str]], delivered: set[str]) -> N
         failed = len({call_id for _, call_id, _, _, is_answered in journal.failures() if not is_answered})
     told = {"answered": len(delivered), "failed for good": failed, "left over": len(given) - len(delivered) - failed}
     print(f"{len(given):,} calls: " + ", ".join(f"{count:,} {name}" for name, count in told.items()))
+
+
+def print_growth(samples: pl.DataFrame, held: float) -> None:
+    """Print by how much memory grows with the rows, and what of it is held until the table is written."""
+    from scipy.stats import theilslopes
+
+    warm = _warm(samples)
+    slope = theilslopes(warm["uss_mb"], warm["rows"] / 1000).slope
+    print(
+        f"memory grows by {slope:.2f} MB per 1,000 rows; {held / 1000:.2f} MB are outcomes and hashes, held by design"
+    )
 
 
 def print_verdicts(verdicts: list[Verdict]) -> None:
