@@ -7,35 +7,32 @@
 flight, and its journal is compared with what the endpoint says it delivered. Samples, log and curves are left in
 FOLDER. The exit code is 1 where a verdict is no.
 
-Memory is what the process has for itself (USS). A row's outcome and 64 bits of each answer's key are held until the
-stage's table is written: what these take is measured, told, and taken off before the rest is called flat.
+Memory is what the process has for itself (USS). A stage holds its rows until their table is written, and 64 bits of
+each answer's key: what they take is measured in a run that gets the same answers, where nothing fails and nobody waits
+(benchmarks/soak_replay.py). It is told, and taken off before the rest is called flat.
 """
 
 import argparse
-import json
-import multiprocessing
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import psutil
 
 from benchmarks.scale_run import make_run
+from benchmarks.soak_replay import replay
 from benchmarks.soak_server import FaultyEndpoint, counts_of, faulty_endpoint
-from pipelines.asking import Outcome
-from pipelines.calls import Answer
-from pipelines.journal import Journal, hash_of
+from pipelines.journal import Journal
 from stillhouse.job import quiet_libraries
-from stillhouse.plotting import INK, new_figure, plain_words, save_figure
+from stillhouse.plotting import INK, PALE, new_figure, plain_words, save_figure
 from stillhouse.store import RunFolder
 from tests.teacher_server import MODEL, requests_on_disk
 
@@ -93,14 +90,13 @@ def soak(place: Path, seconds: float) -> list[Verdict]:
         _, samples = watch(run, endpoint, seconds)
         exact = exactness(run, endpoint)
         given, delivered = endpoint.found()
+    samples = with_by_design(samples, replay(run))
     samples.write_csv(place / "samples.csv", float_precision=3)
     draw(samples, place / "soak.svg")
     print_samples(samples)
     print_faults(counts_of(given, delivered))
     print_ends(run, given, delivered)
-    held = held_per_row(run)
-    print_growth(samples, held)
-    verdicts = [_lasted(samples, seconds), *flatness(samples, held), *_exact(exact)]
+    verdicts = [_lasted(samples, seconds), *flatness(samples), *_exact(exact)]
     print_verdicts(verdicts)
     return verdicts
 
@@ -171,34 +167,14 @@ def exactness(run: Path, endpoint: FaultyEndpoint) -> Exactness:
     return Exactness(len(delivered), len(delivered - kept), len(kept - delivered), endpoint.figures()["asked_again"])
 
 
-def held_per_row(run: Path) -> float:
-    """Return the bytes of what a stage holds of a row until its table is written: its outcome, its answer's hash."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-        return fresh.submit(_held_per_row, run / "journal.sqlite").result()
+def with_by_design(samples: pl.DataFrame, curve: pl.DataFrame) -> pl.DataFrame:
+    """Return the samples with `by_design_mb`: what a run without faults has more at so many rows than at the first."""
+    curve = curve.group_by("rows").agg(pl.col("uss_mb").median()).sort("rows")
+    memory = np.interp(samples["rows"], curve["rows"], curve["uss_mb"])
+    return samples.with_columns(by_design_mb=memory - memory[0])
 
 
-def _held_per_row(journal: Path) -> float:
-    """Build it all again from the journal, in a process that has no memory to spare."""
-    query = "SELECT call_id, text, finish_reason, prompt_tokens, output_tokens, seconds FROM answers ORDER BY rowid"
-    known: set[int] = set()
-    outcomes = []
-    with closing(sqlite3.connect(journal)) as db:
-        answers = sum(1 for _ in db.execute(query))  # fills what SQLite keeps
-        before = psutil.Process().memory_full_info().uss
-        for call_id, *answer in db.execute(query):
-            known.add(hash_of(call_id))
-            outcomes.append(Outcome(_output(answer[0]), None, Answer(*answer), (call_id,)))
-        return (psutil.Process().memory_full_info().uss - before) / answers
-
-
-def _output(text: str) -> str:
-    try:
-        return json.dumps(json.loads(text)["answer"])
-    except ValueError:
-        return ""
-
-
-def flatness(samples: pl.DataFrame, held: float) -> list[Verdict]:
+def flatness(samples: pl.DataFrame) -> list[Verdict]:
     """Return the verdicts on memory, descriptors and speed after the warm-up.
 
     Slopes are Theil and Sen's: the median of the slopes of all pairs of samples, which a few high ones do not move.
@@ -206,12 +182,12 @@ def flatness(samples: pl.DataFrame, held: float) -> list[Verdict]:
     from scipy.stats import theilslopes
 
     warm = _warm(samples)
-    hours, rows = warm["seconds"] / 3600, warm["rows"] / 1000
-    own = theilslopes(warm["uss_mb"] - held * rows / 1000, hours)
+    hours = warm["seconds"] / 3600
+    own = theilslopes(warm["uss_mb"] - warm["by_design_mb"], hours)
     descriptors = theilslopes(warm["descriptors"], hours)
     first, last = _rows_per_second(samples, 0, 1), _rows_per_second(samples, 2, 3)
     return [
-        _slope("memory, besides what is held", own, "MB", MB_PER_HOUR),
+        _slope("memory, besides the rows", own, "MB", MB_PER_HOUR),
         _slope("descriptors", descriptors, "", DESCRIPTORS_PER_HOUR),
         Verdict(
             "rows per second",
@@ -233,7 +209,7 @@ def _lasted(samples: pl.DataFrame, seconds: float) -> Verdict:
 
 def _slope(name: str, found: Any, unit: str, most: float) -> Verdict:
     told = f"{found.slope:+.2f} {unit} an hour (95 %: {found.low_slope:+.2f} to {found.high_slope:+.2f})"
-    return Verdict(name, told.replace("  ", " "), f"at most {most:g}", found.slope <= most)
+    return Verdict(name, told.replace("  ", " "), f"at most {most:g}", found.high_slope <= most)
 
 
 def _rows_per_second(samples: pl.DataFrame, first: int, last: int) -> float:
@@ -253,11 +229,22 @@ def _exact(found: Exactness) -> list[Verdict]:
 
 def print_samples(samples: pl.DataFrame) -> None:
     """Print the last sample of each tenth of the time, and how busy the processors were."""
-    names = ("rows", "answers", "uss_mb", "rss_mb", "descriptors", "sockets", "threads", "server_open", "journal_mb")
-    print(f"{'minute':>7}" + "".join(f"{name:>12}" for name in names))
+    names = (
+        "rows",
+        "answers",
+        "uss_mb",
+        "by_design_mb",
+        "rss_mb",
+        "descriptors",
+        "sockets",
+        "threads",
+        "server_open",
+        "journal_mb",
+    )
+    print(f"{'minute':>7}" + "".join(f"{name:>13}" for name in names))
     tenth = (pl.col("seconds") / samples["seconds"][-1] * LINES).ceil().clip(1)
     for row in samples.group_by(tenth.alias("tenth"), maintain_order=True).last().iter_rows(named=True):
-        told = (f"{row[name]:12,.1f}" if name.endswith("_mb") else f"{row[name]:12,}" for name in names)
+        told = (f"{row[name]:13,.1f}" if name.endswith("_mb") else f"{row[name]:13,}" for name in names)
         print(f"{row['seconds'] / 60:7.1f}" + "".join(told))
     last, first = samples.row(-1, named=True), samples.row(0, named=True)
     shares = ((last[name] - first[name]) / (last["seconds"] - first["seconds"]) for name in CPU)
@@ -283,17 +270,6 @@ def print_ends(run: Path, given: dict[str, list[str]], delivered: set[str]) -> N
     print(f"{len(given):,} calls: " + ", ".join(f"{count:,} {name}" for name, count in told.items()))
 
 
-def print_growth(samples: pl.DataFrame, held: float) -> None:
-    """Print by how much memory grows with the rows, and what of it is held until the table is written."""
-    from scipy.stats import theilslopes
-
-    warm = _warm(samples)
-    slope = theilslopes(warm["uss_mb"], warm["rows"] / 1000).slope
-    print(
-        f"memory grows by {slope:.2f} MB per 1,000 rows; {held / 1000:.2f} MB are outcomes and hashes, held by design"
-    )
-
-
 def print_verdicts(verdicts: list[Verdict]) -> None:
     """Print a line for each."""
     print()
@@ -305,8 +281,9 @@ def draw(samples: pl.DataFrame, path: Path) -> None:
     """Draw memory, descriptors and rows per second against time."""
     minutes = samples["seconds"] / 60
     speed = samples["rows"].diff() / samples["seconds"].diff()
+    memory = samples["uss_mb"]
     curves = {
-        "memory of its own, MB": samples["uss_mb"],
+        "memory of its own, MB; pale: of a run where nothing fails": memory,
         "open descriptors": samples["descriptors"],
         "rows per second, over a minute": speed.rolling_mean(round(60 / EVERY), min_samples=1),
     }
@@ -314,8 +291,9 @@ def draw(samples: pl.DataFrame, path: Path) -> None:
         figure, axes = new_figure(7, 5, nrows=len(curves), sharex=True)
         for one, (name, values) in zip(axes, curves.items(), strict=True):
             one.plot(minutes, values, color=INK, linewidth=1)
-            one.set_ylim(0)
+            one.set_ylim(0, 1.15 * values.max())
             one.set_title(name, loc="left", fontsize=10)
+        axes[0].plot(minutes, memory[0] + samples["by_design_mb"], color=PALE, linewidth=3, zorder=0)
         axes[-1].set_xlabel("minutes")
         save_figure(figure, path)
 
