@@ -6,7 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.soak import Exactness, exactness, prepare, soak, watch
+from benchmarks.soak import CONCURRENCY, Exactness, exactness, prepare, watch, with_by_design
+from benchmarks.soak_replay import replay
 from benchmarks.soak_server import DEALT, FAULTS, FaultyEndpoint, counts_of, faulty_endpoint
 from pipelines.calls import Call
 from pipelines.engine import Engine
@@ -66,5 +67,17 @@ def _ask(journal: Path, endpoint: FaultyEndpoint, numbers: range) -> None:
 
 
 @pytest.mark.prove
-def test_four_minutes_are_flat(tmp_path: Path) -> None:
-    assert [verdict for verdict in soak(tmp_path, 240) if not verdict.holds] == []
+def test_three_minutes_are_flat(tmp_path: Path) -> None:
+    """Besides the rows themselves; some thousand requests fail, so that a leak of 10 kB or a descriptor each shows."""
+    run = tmp_path / "run"
+    with faulty_endpoint() as endpoint:
+        prepare(run, endpoint, 20_000)
+        code, samples = watch(run, endpoint, seconds=180)
+        found = exactness(run, endpoint)
+    assert code == 1, "stopped"
+    assert found.delivered > 3000
+    assert found == Exactness(found.delivered, lost=0, unknown=0, asked_again=0)
+    warm = with_by_design(samples, replay(run))[len(samples) // 5 :]
+    own = warm["uss_mb"] - warm["by_design_mb"]
+    assert own[-5:].mean() - own[:5].mean() < 3  # type: ignore[operator]
+    assert warm["descriptors"].max() - warm["descriptors"].median() < CONCURRENCY  # type: ignore[operator]
