@@ -1,5 +1,5 @@
 # make demo: install and run the main job on the demo recipe. make test: install and run the tests.
-# make prove: the long proofs, 26 minutes.
+# make prove: the long proofs, half an hour.
 PYTHON ?= python3
 BIN := .venv/bin
 # CPU torch by default. For a GPU: make demo TORCH_INDEX=https://pypi.org/simple

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,8 +117,9 @@ def watch(run: Path, endpoint: FaultyEndpoint, seconds: float, every: float = EV
     command = [str(Path(sys.executable).with_name("stillhouse")), "run", str(RunFolder(run).recipe_path)]
     samples: list[dict[str, float]] = []
     before, started = endpoint.figures()["rows"], 0.0
-    with (run.parent / "run.log").open("ab") as log:
+    with (run.parent / "run.log").open("ab") as log, ExitStack() as at_end:
         process = subprocess.Popen([*command, "--out", run, "--until", "responses"], stdout=log, stderr=log)  # noqa: S603
+        at_end.callback(process.kill)
         watched = psutil.Process(process.pid)
         while not _has_ended(process, every):
             figures = endpoint.figures()

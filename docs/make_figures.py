@@ -21,6 +21,7 @@ FIGURES = Path(__file__).parent / "figures"
 BLUE, ORANGE, GREY, PALE = "#2893b3", "#d9822b", "#858c96", "#9fb8c2"
 SCALE = ("#dfe9ed", BLUE)  # of cells, with dark figures on them
 NAMES = ROOT / "tests" / "data" / "attribute_names.csv"
+SOAK = ROOT / "benchmarks" / "soak.csv"  # every third sample of the run that docs/measured.md tells of
 DEMO_TEXTS = ROOT / "recipes" / "demo_texts.jsonl"
 STYLE = {
     "svg.fonttype": "none",
@@ -289,6 +290,24 @@ def lane() -> Any:
     return figure
 
 
+def soak() -> Any:
+    """Draw memory and descriptors over half an hour against a faulty endpoint (measured by benchmarks/soak.py)."""
+    samples = pl.read_csv(SOAK)
+    minutes = samples["seconds"] / 60
+    figure, axes = _axes(8, 2.8, 2)
+    by_design = samples["uss_mb"][0] + samples["by_design_mb"]
+    axes[0].plot(minutes, by_design, color=ORANGE, linestyle=":", label="the same answers, where nothing fails")
+    axes[0].plot(minutes, samples["uss_mb"], color=BLUE, label="the run")
+    axes[0].set_title("Memory of its own, MB", loc="left")
+    axes[0].legend(frameon=False, labelcolor=GREY, loc="lower right")
+    axes[1].plot(minutes, samples["descriptors"], color=BLUE)
+    axes[1].set_title("Open descriptors", loc="left")
+    for one in axes:
+        one.set_ylim(0)
+        one.set_xlabel("minutes")
+    return figure
+
+
 def funnel(run: Path) -> Any:
     """Draw the funnel of a run."""
     from stillhouse.job import funnel_of
@@ -315,6 +334,7 @@ DRAWN: dict[str, Callable[[], Any]] = {
     "audit": audit,
     "leaks": leaks,
     "lane": lane,
+    "soak": soak,
 }
 FUNNEL = "funnel"  # of a run, which is not in the repository
 
