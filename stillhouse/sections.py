@@ -120,6 +120,15 @@ class Runtime(Section):
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="torch device of encoder and student."
     )
+    ray: str | None = Field(
+        None,
+        pattern=r"^(auto|[A-Za-z0-9._-]+:\d+)$",
+        description="Ray cluster that embeds, scores, compares and runs a local teacher: `auto`, the one that this "
+        "machine is a node of, or its address, host:port. Default: this machine alone.",
+    )
+    workers: int | None = Field(
+        None, ge=1, description="Workers on the cluster, at most. Default: one per GPU, or per CPU where it has none."
+    )
 
 
 class Price(Section):

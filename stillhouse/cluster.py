@@ -1,0 +1,162 @@
+"""A Ray cluster as the place of heavy work: actor pools of Ray Data for chunks, tasks of Ray for steps.
+
+A worker, or a node, may die at any time: Ray starts another and gives it the chunk or step again, and each outcome
+is taken once. Chunks wait in Ray's object store, which spills to disk; the cluster needs no storage of its own.
+"""
+
+import logging
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from stillhouse import __version__
+from stillhouse.errors import InputError, RunError, StillhouseError
+from stillhouse.places import Chunk, Result, Tell, Work, unheard
+from stillhouse.sections import Runtime
+
+FOREVER = -1
+REMEDY = "start one with `ray start --head`, join machines with `ray start --address HOST:6379`"
+
+
+class Cluster:
+    """The nodes of a Ray cluster that this process has joined."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        """Take `runtime.ray` and `runtime.workers`; nothing is joined yet."""
+        self._address, self._most = runtime.ray, runtime.workers
+
+    def __enter__(self) -> Self:
+        """Join. Raises InputError where there is no cluster, RunError where a node has another stillhouse or Python."""
+        # What it says of its own beginnings and ends; what goes wrong is raised.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        import ray
+
+        try:
+            ray.init(address=self._address, log_to_driver=False, configure_logging=False, namespace="stillhouse")
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise InputError(f"runtime.ray: no Ray cluster at {self._address} ({error}); {REMEDY}") from error
+        self._refuse_others()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Leave the cluster; the workers of this run end."""
+        import ray
+
+        ray.shutdown()
+
+    @property
+    def unit(self) -> dict[str, float]:
+        """What a worker takes: a GPU where there are some, else a CPU."""
+        import ray
+
+        return {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
+
+    @property
+    def workers(self) -> int:
+        """Return how many workers there is room for, and may be."""
+        import ray
+
+        (resource,) = self.unit
+        room = int(ray.cluster_resources().get(resource.removeprefix("num_").removesuffix("s").upper(), 1))
+        return min(room, self._most or room)
+
+    def each(self, make: Callable[[], Work[Result]], chunks: Iterable[Chunk], tell: Tell) -> Iterator[Result]:
+        """Yield what comes of each chunk, in their order, from a pool of actors; see `Place`. `tell` hears nothing."""
+        import pyarrow as pa
+        import ray
+
+        refs = [ray.put(pa.table({"texts": [chunk]})) for chunk in chunks]
+        if not refs:
+            return
+        _quiet_data()
+        data = ray.data.from_arrow_refs(refs).map_batches(
+            _Worker,
+            fn_constructor_args=(make,),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=self.workers),
+            **self.unit,
+        )
+        with _own_errors():
+            for row in data.iter_rows():
+                yield row["result"]
+
+    def put(self, value: Any) -> Any:
+        """Put a value into the object store."""
+        import ray
+
+        return ray.put(value)
+
+    def submit(self, step: Callable[..., Any], *given: Any) -> Any:
+        """Begin a task as soon as what it needs is there."""
+        import ray
+
+        return ray.remote(step).options(num_cpus=1, max_retries=FOREVER).remote(*given)
+
+    def result(self, submitted: Any) -> Any:
+        """Wait for a task. Raises what it raised."""
+        import ray
+
+        with _own_errors():
+            return ray.get(submitted)
+
+    def _refuse_others(self) -> None:
+        """Ask every node what runs there: other code would give other rows."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        ask = ray.remote(_versions).options(num_cpus=0)
+        asked = [
+            ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
+            for node in nodes
+        ]
+        for node, found in zip(nodes, map(self.result, asked), strict=True):
+            if found != _versions():
+                raise RunError(
+                    f"Ray node {node['NodeManagerAddress']} runs {found}, not {_versions()}; make them equal"
+                )
+
+
+class _Worker:
+    """An actor of the pool: makes its worker once, then takes chunks."""
+
+    def __init__(self, make: Callable[[], Work[Any]]) -> None:
+        self._work = make()
+
+    def __call__(self, table: Any) -> dict[str, list[Any]]:
+        return {"result": [self._work(chunk, unheard) for chunk in table["texts"].to_pylist()]}
+
+
+def _versions() -> str:
+    return f"stillhouse {__version__}, Python {platform.python_version()}, {platform.machine()}"
+
+
+def _quiet_data() -> None:
+    """Let Ray Data keep order, pass on errors as they are, and leave the terminal to the run."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.raise_original_map_exception = True
+    context.enable_progress_bars = False
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Raise what a worker raised in its place; what Ray says else becomes a RunError."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, StillhouseError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if cause is not None:
+            raise cause from error
+        raise RunError(f"the Ray cluster could not do its part: {error}") from error
