@@ -7,7 +7,7 @@ is taken once. Chunks wait in Ray's object store, which spills to disk; the clus
 import logging
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +18,7 @@ from stillhouse.places import Chunk, Result, Tell, Work, unheard
 from stillhouse.sections import Runtime
 
 FOREVER = -1
+KINDS = {"num_cpus": "CPU", "num_gpus": "GPU"}  # what Ray calls them for a worker, and of a node
 REMEDY = "start one with `ray start --head`, join machines with `ray start --address HOST:6379`"
 
 
@@ -26,7 +27,7 @@ class Cluster:
 
     def __init__(self, runtime: Runtime) -> None:
         """Take `runtime.ray` and `runtime.workers`; nothing is joined yet."""
-        self._address, self._most = runtime.ray, runtime.workers
+        self._address, self._most, self._joined = runtime.ray, runtime.workers, False
 
     def __enter__(self) -> Self:
         """Join. Raises InputError where there is no cluster, RunError where a node has another stillhouse or Python."""
@@ -34,10 +35,13 @@ class Cluster:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         import ray
 
+        if ray.is_initialized():  # this run has joined for its teacher, or for its place
+            return self
         try:
             ray.init(address=self._address, log_to_driver=False, configure_logging=False, namespace="stillhouse")
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise InputError(f"runtime.ray: no Ray cluster at {self._address} ({error}); {REMEDY}") from error
+        self._joined = True
         self._refuse_others()
         return self
 
@@ -45,23 +49,15 @@ class Cluster:
         """Leave the cluster; the workers of this run end."""
         import ray
 
-        ray.shutdown()
+        if self._joined:
+            ray.shutdown()
 
-    @property
-    def unit(self) -> dict[str, float]:
-        """What a worker takes: a GPU where there are some, else a CPU."""
+    def room(self, needs: Mapping[str, float]) -> int:
+        """Return how many workers fit on the nodes that each need so much (`num_cpus`, `num_gpus`)."""
         import ray
 
-        return {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
-
-    @property
-    def workers(self) -> int:
-        """Return how many workers there is room for, and may be."""
-        import ray
-
-        (resource,) = self.unit
-        room = int(ray.cluster_resources().get(resource.removeprefix("num_").removesuffix("s").upper(), 1))
-        return min(room, self._most or room)
+        return sum(min(int(node["Resources"].get(KINDS[kind], 0) // much) for kind, much in needs.items())
+                   for node in ray.nodes() if node["Alive"])  # fmt: skip
 
     def each(self, make: Callable[[], Work[Result]], chunks: Iterable[Chunk], tell: Tell) -> Iterator[Result]:
         """Yield what comes of each chunk, in their order, from a pool of actors; see `Place`. `tell` hears nothing."""
@@ -72,13 +68,15 @@ class Cluster:
         if not refs:
             return
         _quiet_data()
+        needs = {"num_gpus": 1} if self.room({"num_gpus": 1}) else {"num_cpus": 1}
+        most = min(max(1, self.room(needs)), self._most or len(refs))
         data = ray.data.from_arrow_refs(refs).map_batches(
             _Worker,
             fn_constructor_args=(make,),
             batch_size=None,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=self.workers),
-            **self.unit,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
+            **needs,
         )
         with _own_errors():
             for row in data.iter_rows():
