@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from stillhouse import __version__
 from stillhouse.errors import InputError, RunError, StillhouseError
+from stillhouse.models import cpu_threads
 from stillhouse.places import Chunk, Result, Tell, Work, unheard
 from stillhouse.sections import Runtime
 
@@ -31,7 +32,7 @@ class Cluster:
 
     def __enter__(self) -> Self:
         """Join. Raises InputError where there is no cluster, RunError where a node has another stillhouse or Python."""
-        # What it says of its own beginnings and ends; what goes wrong is raised.
+        # It warns of restarts that need what this process holds, which is there as long as the run is.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         import ray
 
@@ -42,7 +43,11 @@ class Cluster:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise InputError(f"runtime.ray: no Ray cluster at {self._address} ({error}); {REMEDY}") from error
         self._joined = True
-        self._refuse_others()
+        try:
+            self._refuse_others()
+        except BaseException:
+            ray.shutdown()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -52,7 +57,22 @@ class Cluster:
         if self._joined:
             ray.shutdown()
 
-    def room(self, needs: Mapping[str, float]) -> int:
+    def needs(self, gpus: int) -> Mapping[str, int]:
+        """Return what a worker with a model takes of a node: `gpus`, or without any, as many CPUs as this process.
+
+        With as many threads it computes what this process would, to the last bit. Raises RunError where no node has
+        that much.
+        """
+        if self.room(by_gpu := {"num_gpus": gpus}):
+            return by_gpu
+        if self.room(by_cpu := {"num_cpus": cpu_threads()}):
+            return by_cpu
+        raise RunError(
+            f"no node of the Ray cluster has {gpus} GPUs, or the {cpu_threads()} CPUs of this machine, for a worker; "
+            "set OMP_NUM_THREADS here to what one shall have. The last bits of scores depend on it"
+        )
+
+    def room(self, needs: Mapping[str, int]) -> int:
         """Return how many workers fit on the nodes that each need so much (`num_cpus`, `num_gpus`)."""
         import ray
 
@@ -68,8 +88,8 @@ class Cluster:
         if not refs:
             return
         _quiet_data()
-        needs = {"num_gpus": 1} if self.room({"num_gpus": 1}) else {"num_cpus": 1}
-        most = min(max(1, self.room(needs)), self._most or len(refs))
+        needs = self.needs(1)
+        most = min(self.room(needs), self._most or len(refs))
         data = ray.data.from_arrow_refs(refs).map_batches(
             _Worker,
             fn_constructor_args=(make,),
@@ -80,6 +100,8 @@ class Cluster:
         )
         with _own_errors():
             for row in data.iter_rows():
+                if isinstance(row["result"], StillhouseError):
+                    raise row["result"]
                 yield row["result"]
 
     def put(self, value: Any) -> Any:
@@ -107,11 +129,9 @@ class Cluster:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         nodes = [node for node in ray.nodes() if node["Alive"]]
-        ask = ray.remote(_versions).options(num_cpus=0)
-        asked = [
-            ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
-            for node in nodes
-        ]
+        task = ray.remote(_versions)
+        there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+        asked = [task.options(num_cpus=0, scheduling_strategy=one).remote() for one in there]
         for node, found in zip(nodes, map(self.result, asked), strict=True):
             if found != _versions():
                 raise RunError(
@@ -120,13 +140,20 @@ class Cluster:
 
 
 class _Worker:
-    """An actor of the pool: makes its worker once, then takes chunks."""
+    """An actor of the pool: makes its worker with the first chunk."""
 
     def __init__(self, make: Callable[[], Work[Any]]) -> None:
-        self._work = make()
+        self._make = make
+        self._work: Work[Any] | None = None
 
     def __call__(self, table: Any) -> dict[str, list[Any]]:
-        return {"result": [self._work(chunk, unheard) for chunk in table["texts"].to_pylist()]}
+        """Return what comes of a chunk; a message for the user is one too, since Ray Data rewrites what is raised."""
+        (chunk,) = table["texts"].to_pylist()
+        try:
+            self._work = self._work or self._make()
+            return {"result": [self._work(chunk, unheard)]}
+        except StillhouseError as error:
+            return {"result": [error]}
 
 
 def _versions() -> str:
@@ -134,14 +161,13 @@ def _versions() -> str:
 
 
 def _quiet_data() -> None:
-    """Let Ray Data keep order, pass on errors as they are, and leave the terminal to the run."""
+    """Let Ray Data keep order, and leave the terminal to the run."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
-    context.raise_original_map_exception = True
     context.enable_progress_bars = False
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 @contextmanager
@@ -152,9 +178,7 @@ def _own_errors() -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, StillhouseError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if cause is not None:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, StillhouseError):
             raise cause from error
         raise RunError(f"the Ray cluster could not do its part: {error}") from error

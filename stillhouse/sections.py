@@ -130,8 +130,8 @@ class Runtime(Section):
     workers: int | None = Field(
         None,
         ge=1,
-        description="Workers on the cluster, at most. Default: one per GPU, or per CPU where it has none; of a "
-        "teacher, up to 64.",
+        description="Workers on the cluster, at most, each with a GPU, or else as many CPUs as this process has "
+        "threads. Default: as many as there is room for; of a teacher, up to 64.",
     )
 
 

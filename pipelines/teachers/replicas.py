@@ -64,17 +64,15 @@ class ReplicaBackend:
 
 @asynccontextmanager
 async def open_replicas(teacher: Teacher, runtime: Runtime) -> AsyncIterator[list[Backend]]:
-    """Start as many replicas as `runtime.workers` and the cluster allow. Raises RunError where there is room for none.
+    """Start as many replicas as `runtime.workers` and the cluster allow, each on `runtime.gpus` or on CPUs.
 
-    vLLM takes `runtime.gpus` of a node for each, llama.cpp a CPU.
+    Raises RunError where there is room for none.
     """
     import ray
 
-    needs = {"num_gpus": runtime.gpus} if teacher.backend == "vllm" else {"num_cpus": 1}
     with Cluster(runtime) as cluster:
+        needs = cluster.needs(runtime.gpus)
         count = min(cluster.room(needs), teacher.replicas(runtime))
-        if count == 0:
-            raise RunError(f"the Ray cluster has no room for a teacher that needs {needs}: see `ray status`")
         kind = ray.remote(Replica).options(max_restarts=FOREVER, max_concurrency=teacher.limit(runtime), **needs)
         actors = [kind.remote(teacher, runtime) for _ in range(count)]
         try:
