@@ -7,6 +7,7 @@ is taken once. Chunks wait in Ray's object store, which spills to disk; the clus
 import logging
 import os
 import platform
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -19,6 +20,7 @@ from stillhouse.places import Chunk, Result, Tell, Work, unheard
 from stillhouse.sections import Runtime
 
 FOREVER = -1
+CONNECT_SECONDS = 10
 KINDS = {"num_cpus": "CPU", "num_gpus": "GPU"}  # what Ray calls them for a worker, and of a node
 REMEDY = "start one with `ray start --head`, join machines with `ray start --address HOST:6379`"
 
@@ -39,8 +41,9 @@ class Cluster:
         if ray.is_initialized():  # this run has joined for its teacher, or for its place
             return self
         try:
+            _refuse_silence(self._address)
             ray.init(address=self._address, log_to_driver=False, configure_logging=False, namespace="stillhouse")
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise InputError(f"runtime.ray: no Ray cluster at {self._address} ({error}); {REMEDY}") from error
         self._joined = True
         try:
@@ -154,6 +157,13 @@ class _Worker:
             return {"result": [self._work(chunk, unheard)]}
         except StillhouseError as error:
             return {"result": [error]}
+
+
+def _refuse_silence(address: str | None) -> None:
+    """Raise OSError where nothing listens at an address; Ray itself would wait for minutes."""
+    host, _, port = (address or "").partition(":")
+    if port:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
 
 
 def _versions() -> str:

@@ -99,7 +99,7 @@ def cpu_threads() -> int:
     """Return how many threads a model uses on the CPU; the last bits of what it computes depend on their number."""
     import torch
 
-    return torch.get_num_threads()
+    return int(torch.get_num_threads())
 
 
 def torch_device(device: str) -> str:
