@@ -8,22 +8,27 @@ mean of the s above 0, and 0 where there is none. Perplexity is that of the outp
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 
 from curation.kernels import TokenFigures, token_figures
-from curation.student import Student
+from curation.student import Student, load_student
 from stillhouse.checkpoint import Checkpoint
+from stillhouse.near_duplicates import Numbers
+from stillhouse.places import Chunk, Here, Place, Tell, Work, unheard
 from stillhouse.reading import Encoded
+from stillhouse.sections import Curation
 
 Sample = tuple[str | list[dict[str, str]], str]
-Report = Callable[[int, int], None]  # is told what is done, and the tokens read for it
 # Samples that are scored together, and lost at most where a run is killed: some minutes of a small model on a CPU.
-CHUNK, CHUNK_CHARACTERS = 1024, 400_000
+CHUNK, CHUNK_BYTES = 1024, 400_000
+READ_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True)
@@ -38,56 +43,89 @@ class Score:
     unscored_reason: str | None = None
 
 
+@dataclass(frozen=True)
+class Scorer:
+    """Scores chunks of samples, each given as JSON; returns the scores and the tokens that were read for them."""
+
+    student: Student
+    max_length: int
+
+    def __call__(self, chunk: Chunk, tell: Tell) -> tuple[list[Score], int]:
+        """Score a chunk: what comes of it depends on the chunk alone."""
+        return score_chunk([json.loads(text) for text in chunk], self.student, self.max_length, tell)
+
+
+def load_scorer(settings: Curation, device: str) -> Scorer:
+    """Load the student of a recipe, or its proxy."""
+    return Scorer(load_student(*settings.scorer, device, settings.dtype, settings.series), settings.max_length)
+
+
 def score_samples(
-    samples: Sequence[Sample],
-    student: Student,
-    max_length: int,
-    checkpoint: Checkpoint,
-    report: Report = lambda done, tokens: None,
+    samples: Iterable[Sample], student: Student, max_length: int, checkpoint: Checkpoint, report: Tell = unheard
 ) -> list[Score]:
     """Score pairs of a prompt (a text, or the turns of a conversation) and an output, in their order.
 
-    Pairs are worked off sorted by prompt, so that neighbours share what they begin with, a chunk at a time: a score
-    does not depend on the order of the samples, nor on whether the run was interrupted. Samples whose scores
-    `checkpoint` holds are left out. `report` is told samples done and tokens read so far.
-
-    Raises RunError where the model's logits are not those of its output layer.
+    See `score_all`.
     """
-    texts = [json.dumps(sample) for sample in samples]
-    keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
-    order = sorted(range(len(samples)), key=texts.__getitem__)
-    tokens = 0
-    done = 0
-    for chunk in _chunks(order, samples):
-        fresh = [number for number in chunk if checkpoint.get(keys[number]) is None]
-        done += len(chunk)
-        told = _beyond(report, done - len(fresh), tokens)
-        found, read = score_chunk([samples[number] for number in fresh], student, max_length, told)
-        if fresh:
-            checkpoint.put({keys[number]: astuple(score) for number, score in zip(fresh, found, strict=True)})
-        tokens += read
-        report(done, tokens)
+    keys = score_all(samples, lambda: Scorer(student, max_length), checkpoint, Here(), report)
     return [Score(*checkpoint.get(key)) for key in keys]
 
 
-def _chunks(order: Sequence[int], samples: Sequence[Sample]) -> Iterator[list[int]]:
-    chunk: list[int] = []
-    size = 0
-    for number in order:
-        chunk.append(number)
-        size += len(str(samples[number]))
-        if len(chunk) == CHUNK or size > CHUNK_CHARACTERS:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
+def score_all(
+    samples: Iterable[Sample],
+    make: Callable[[], Work[tuple[list[Score], int]]],
+    checkpoint: Checkpoint,
+    place: Place,
+    report: Tell = unheard,
+) -> list[str]:
+    """Put the scores of samples, field by field, into `checkpoint`; return each sample's key there, in their order.
+
+    Pairs are worked off sorted by prompt, so that neighbours share what they begin with, a chunk at a time: a score
+    does not depend on the order of the samples, on whether the run was interrupted, nor on the place of the `Scorer`
+    that `make` returns. Samples whose scores `checkpoint` holds are left out. `report` is told samples done and tokens
+    read so far.
+
+    Raises RunError where the model's logits are not those of its output layer.
+    """
+    texts = _as_json(samples)
+    keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+    order = texts.arg_sort().to_numpy()
+    known = np.fromiter((checkpoint.get(key) is not None for key in keys), np.bool_, len(keys))
+    fresh = [chunk[~known[chunk]] for chunk in _chunks(order, texts.str.len_bytes().to_numpy())]
+    fresh = [chunk for chunk in fresh if len(chunk)]
+    done, tokens = int(known.sum()), 0
+    report(done, tokens)
+
+    def told(more: int, read: int) -> None:
+        report(done + more, tokens + read)
+
+    found = place.each(make, (texts.gather(chunk).to_list() for chunk in fresh), told)
+    for chunk, (scores, read) in zip(fresh, found, strict=True):
+        checkpoint.put({keys[number]: astuple(score) for number, score in zip(chunk, scores, strict=True)})
+        done, tokens = done + len(chunk), tokens + read
+        report(done, tokens)
+    return keys
 
 
-def _beyond(report: Report, done: int, tokens: int) -> Report:
-    return lambda more, read: report(done + more, tokens + read)
+def _as_json(samples: Iterable[Sample]) -> pl.Series:
+    """Return samples as JSON texts, of which no more than READ_AT_ONCE are Python objects at a time."""
+    rest = iter(samples)
+    pieces = iter(lambda: [json.dumps(sample) for sample in islice(rest, READ_AT_ONCE)], [])
+    return pl.concat([pl.Series([], dtype=pl.String), *map(pl.Series, pieces)])
 
 
-def score_chunk(pairs: Sequence[Sample], student: Student, max_length: int, report: Report) -> tuple[list[Score], int]:
+def _chunks(order: Numbers, sizes: Numbers) -> Iterator[Numbers]:
+    start = size = 0
+    for end, number in enumerate(order, start=1):
+        size += sizes[number]
+        if end - start == CHUNK or size > CHUNK_BYTES:
+            yield order[start:end]
+            start, size = end, 0
+    if start < len(order):
+        yield order[start:]
+
+
+def score_chunk(pairs: Sequence[Sample], student: Student, max_length: int, report: Tell) -> tuple[list[Score], int]:
     """Score (prompt, output) pairs together; return the scores and the number of tokens that the student read.
 
     What occurs more than once (a label alone, a repeated pair) is read once.
@@ -115,7 +153,7 @@ def score_chunk(pairs: Sequence[Sample], student: Student, max_length: int, repo
 
 
 def sequence_figures(
-    rows: Sequence[Encoded], student: Student, report: Report = lambda done, tokens: None
+    rows: Sequence[Encoded], student: Student, report: Tell = unheard
 ) -> tuple[list[TokenFigures], int]:
     """Return the figures of each row's output tokens, and the number of tokens that were read for all.
 

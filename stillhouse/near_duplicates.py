@@ -8,11 +8,13 @@ tight where P spans the top principal directions; any other P costs time and cha
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from stillhouse.errors import RunError
+from stillhouse.places import Place
 
 DIRECTIONS = 48
 SAMPLE_ROWS = 4096  # principal directions are those of so many rows
@@ -31,6 +33,23 @@ Numbers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 
+class Rows(Protocol):
+    """A matrix of float32: an array, or what reads its rows when they are asked for (an index, a slice, numbers)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return rows and dimensions."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        ...
+
+    def __getitem__(self, rows: Any) -> Vectors:
+        """Return rows."""
+        ...
+
+
 @dataclass(frozen=True)
 class NearDuplicates:
     """For each row: is it kept; if it is not, the most similar kept row before it (else -1), and their cosine (NaN)."""
@@ -40,14 +59,14 @@ class NearDuplicates:
     similarity: Floats
 
 
-def find_near_duplicates(vectors: Vectors, threshold: float, groups: Numbers | None = None) -> NearDuplicates:
+def find_near_duplicates(vectors: Rows, threshold: float, groups: Numbers | None = None) -> NearDuplicates:
     """Keep each row unless a kept row before it has cosine similarity of at least `threshold`.
 
     Exact greedy in row order. A dropped row is no longer compared with the rows after it, but still with all kept rows
     before it, so that `nearest` is the most similar of them (of equals the first).
 
     Args:
-        vectors: Shape (n, d), rows of any length but 0.
+        vectors: Shape (n, d), rows of any length but 0, of which a few are read at a time.
         threshold: Cosine; that of equal rows is 1 exactly.
         groups: Shape (n,); only rows of the same group are compared. None: all rows are.
 
@@ -58,13 +77,97 @@ def find_near_duplicates(vectors: Vectors, threshold: float, groups: Numbers | N
         RunError: Some rows have no direction: they hold NaN or infinity, or zeros only.
     """
     search = _Search(vectors, threshold, groups)
-    for start in range(0, len(vectors), BLOCK_ROWS):
-        search.compare_with_kept(start)
-        search.compare_within(start)
+    search.decide()
     return NearDuplicates(search.kept, search.nearest, np.where(search.kept, np.nan, search.similarity))
 
 
-def cosines(vectors: Vectors, squares: Floats, rows: Numbers, columns: Numbers) -> Floats:
+@dataclass(frozen=True)
+class Block:
+    """Some rows in walking order, by group, then by number."""
+
+    vectors: Vectors
+    groups: Numbers
+    numbers: Numbers
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is known of each row of a block so far.
+
+    The number of the most similar kept row before it (else -1), its cosine (else -inf), and, once the block is
+    decided, whether it is kept.
+    """
+
+    nearest: Numbers
+    similarity: Floats
+    kept: Flags
+
+
+def find_across_blocks(
+    vectors: Rows, threshold: float, place: Place, block_rows: int, groups: Numbers | None = None
+) -> NearDuplicates:
+    """Return exactly what `find_near_duplicates` does, from steps that other machines can take at the same time.
+
+    The rows, in walking order, are cut into blocks of `block_rows`. A block is compared with the kept rows of each
+    block before it that has rows of its groups (those steps of a block follow each other, but for different blocks
+    they are independent), then with itself, which decides it. So b blocks of one group take b (b + 1) / 2 steps, of
+    which up to b - 1 at once; where groups are small, nearly all steps are those of blocks with themselves.
+    """
+    n = len(vectors)
+    of = np.zeros(n, np.int64) if groups is None else groups
+    walk = np.argsort(of, kind="stable")
+    pieces = [walk[piece] for piece in _pieces(n, block_rows)]
+    blocks = [place.put(Block(vectors[numbers], of[numbers], numbers)) for numbers in pieces]
+    states = [place.put(_unknown(len(numbers))) for numbers in pieces]
+    for number, numbers in enumerate(pieces):
+        states[number] = place.submit(compare_inside, threshold, blocks[number], states[number])
+        for later in range(number + 1, len(pieces)):
+            if of[pieces[later][0]] != of[numbers[-1]]:
+                break
+            given = (blocks[later], states[later], blocks[number], states[number])
+            states[later] = place.submit(compare_across, threshold, *given)
+    found = NearDuplicates(np.zeros(n, np.bool_), np.full(n, -1), np.full(n, np.nan))
+    for numbers, state in zip(pieces, map(place.result, states), strict=True):
+        found.kept[numbers], found.nearest[numbers] = state.kept, state.nearest
+        found.similarity[numbers] = np.where(state.kept, np.nan, state.similarity)
+    return found
+
+
+def compare_across(threshold: float, block: Block, state: Standing, before: Block, decided: Standing) -> Standing:
+    """Return what is known of a block once it is compared with the kept rows of a decided block before it."""
+    kept = before.vectors[decided.kept]
+    count = len(kept)
+    groups = np.concatenate([before.groups[decided.kept], block.groups])
+    search = _Search(np.concatenate([kept, block.vectors]), threshold, groups)
+    search.kept[:count], search.moved = True, count
+    search.similarity[count:] = state.similarity
+    for start in range(count, len(groups), BLOCK_ROWS):
+        search.compare_with_kept(start)
+    nearest = _numbered(search.nearest[count:], before.numbers[decided.kept], state.nearest)
+    return Standing(nearest, search.similarity[count:], state.kept)
+
+
+def compare_inside(threshold: float, block: Block, state: Standing) -> Standing:
+    """Decide a block that is compared with all before it."""
+    search = _Search(block.vectors, threshold, block.groups)
+    search.similarity[:] = state.similarity
+    search.decide()
+    return Standing(_numbered(search.nearest, block.numbers, state.nearest), search.similarity, search.kept)
+
+
+def _numbered(places: Numbers, numbers: Numbers, known: Numbers) -> Numbers:
+    """Return the numbers of the rows at `places`, and what is known where there is none."""
+    fresh = places >= 0
+    nearest = known.copy()
+    nearest[fresh] = numbers[places[fresh]]
+    return nearest
+
+
+def _unknown(count: int) -> Standing:
+    return Standing(np.full(count, -1), np.full(count, -np.inf), np.zeros(count, np.bool_))
+
+
+def cosines(vectors: Rows, squares: Floats, rows: Numbers, columns: Numbers) -> Floats:
     """Return x.y / sqrt(x.x * y.y) for the pairs (rows[i], columns[i]), shape (pairs,); `squares` are the x.x.
 
     In double precision and one order of summation, so that no bit depends on the blocks in which a pair was found, or
@@ -77,11 +180,12 @@ def cosines(vectors: Vectors, squares: Floats, rows: Numbers, columns: Numbers) 
     return found
 
 
-def squared_lengths(vectors: Vectors) -> Floats:
+def squared_lengths(vectors: Rows) -> Floats:
     """Return x.x of each row, shape (n,), summed as `cosines` sums. Raises RunError where a row has no direction."""
     squares = np.empty(len(vectors))
     for piece in _pieces(len(vectors), PIECE_VALUES // vectors.shape[1]):
-        squares[piece] = _row_products(vectors[piece], vectors[piece])
+        rows = vectors[piece]
+        squares[piece] = _row_products(rows, rows)
     broken = np.count_nonzero(~(np.isfinite(squares) & (squares > 0)))
     if broken:
         raise RunError(
@@ -98,7 +202,7 @@ def _row_products(left: Vectors, right: Vectors) -> Floats:
 class _Search:
     """A walk over the rows, group by group, in blocks of BLOCK_ROWS."""
 
-    def __init__(self, vectors: Vectors, threshold: float, groups: Numbers | None) -> None:
+    def __init__(self, vectors: Rows, threshold: float, groups: Numbers | None) -> None:
         n = len(vectors)
         self.vectors, self.threshold = vectors, threshold
         self.squares = squared_lengths(vectors)
@@ -110,6 +214,12 @@ class _Search:
         self.kept = np.zeros(n, np.bool_)
         self.nearest = np.full(n, -1, np.int64)
         self.similarity = np.full(n, -np.inf)
+
+    def decide(self) -> None:
+        """Compare all rows with those before them."""
+        for start in range(0, len(self.order), BLOCK_ROWS):
+            self.compare_with_kept(start)
+            self.compare_within(start)
 
     def compare_with_kept(self, start: int) -> None:
         """Compare the block at `start` with the kept rows before it.
@@ -174,7 +284,7 @@ class _Search:
         self.similarity[rows[best]] = similarity[best]
 
 
-def _bounding_rows(vectors: Vectors, squares: Floats, order: Numbers) -> Vectors:
+def _bounding_rows(vectors: Rows, squares: Floats, order: Numbers) -> Vectors:
     """Return q(x) of each row in `order`, scaled to length 1, shape (n, k + 1)."""
     basis = _principal_directions(vectors)
     bounding = np.empty((len(order), basis.shape[1] + 1), np.float32)
@@ -186,7 +296,7 @@ def _bounding_rows(vectors: Vectors, squares: Floats, order: Numbers) -> Vectors
     return bounding
 
 
-def _principal_directions(vectors: Vectors) -> Vectors:
+def _principal_directions(vectors: Rows) -> Vectors:
     """Return the top directions of (a sample of) the rows, uncentred, by power iteration: shape (d, DIRECTIONS)."""
     sample = vectors[:: -(-len(vectors) // SAMPLE_ROWS) or 1]
     basis = sample[:DIRECTIONS].T
@@ -195,7 +305,7 @@ def _principal_directions(vectors: Vectors) -> Vectors:
     return basis
 
 
-def _unit_rows(vectors: Vectors, squares: Floats, rows: Numbers) -> Vectors:
+def _unit_rows(vectors: Rows, squares: Floats, rows: Numbers) -> Vectors:
     return vectors[rows] / np.sqrt(squares[rows]).astype(np.float32)[:, None]
 
 

@@ -15,6 +15,7 @@ Dimension = Literal["perspective", "task_type", "domain"]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 CONCURRENCY = {"embedded": 8, "endpoint": 32, "vllm": 256, "batch": 10_000}  # requests in flight at each endpoint
+MOST_REPLICAS = 64  # of a local teacher on a cluster, unless the recipe says how many
 PAPER_MIN_SHARE = 10 / 20_000  # CompEffDist: seen in more than 10 of 20,000 texts
 
 
@@ -120,6 +121,18 @@ class Runtime(Section):
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="torch device of encoder and student."
     )
+    ray: str | None = Field(
+        None,
+        pattern=r"^(auto|[A-Za-z0-9._-]+:\d+)$",
+        description="Ray cluster that embeds, scores, compares and runs a local teacher: `auto`, the one that this "
+        "machine is a node of, or its address, host:port. Default: this machine alone.",
+    )
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="Workers on the cluster, at most, each with a GPU, or else as many CPUs as this process has "
+        "threads. Default: as many as there is room for; of a teacher, up to 64.",
+    )
 
 
 class Price(Section):
@@ -179,9 +192,17 @@ class Teacher(Section):
         """The servers of this teacher."""
         return [self.base_url] if isinstance(self.base_url, str) else list(self.base_url or [])
 
+    def limit(self, runtime: Runtime) -> int:
+        """Return how many requests are in flight at a time, at one server or replica."""
+        return runtime.concurrency or CONCURRENCY[self.backend]
+
+    def replicas(self, runtime: Runtime) -> int:
+        """Return how many servers there are, or how many replicas of a local model on a cluster there may be."""
+        return len(self.base_urls) or ((runtime.workers or MOST_REPLICAS) if runtime.ray else 1)
+
     def in_flight(self, runtime: Runtime) -> int:
-        """Return how many requests are in flight at a time, at all servers together."""
-        return (runtime.concurrency or CONCURRENCY[self.backend]) * max(1, len(self.base_urls))
+        """Return how many requests are in flight at a time, at all of them together."""
+        return self.limit(runtime) * self.replicas(runtime)
 
     def options(self) -> dict[str, Any]:
         """Return what is sent with every call besides the prompt: of the series, unless the recipe says otherwise."""

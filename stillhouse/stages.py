@@ -6,14 +6,16 @@ responses and go through IMPORT_STAGES.
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from stillhouse.build import Build, Stage
 from stillhouse.checkpoint import Checkpoint
-from stillhouse.encoder import load_encoder
+from stillhouse.encoder import load_embedding, load_encoder
 from stillhouse.errors import RunError
+from stillhouse.places import Here, Result, Work, unheard
 from stillhouse.progress import Counts, Progress
 from stillhouse.recipe import Recipe
 from stillhouse.schemas import TABLES
@@ -23,7 +25,6 @@ from stillhouse.texts import read_texts
 
 if TYPE_CHECKING:
     from curation.difficulty import Score
-    from curation.student import Student
     from curation.vectors import SampleVectors
 
 
@@ -99,43 +100,50 @@ def _responses(build: Build) -> Counts:
 
 
 def _scores(build: Build) -> Counts:
+    from curation.difficulty import load_scorer
     from curation.scoring import score_table, valid_samples
 
-    valid = valid_samples(build.table("responses"), build.table("texts"), build.table("instructions"))
+    recipe, folder = build.recipe, build.folder
+    valid = valid_samples(*(folder.scan_table(name) for name in ("responses", "texts", "instructions")))
     vectors = _vectors(build, valid)
-    table, counts = score_table(
-        valid, vectors, build.recipe.curation, _student(build), _checkpoint(build), build.progress
-    )
-    build.folder.write_table("scores", table)
+    make = _ready(build, partial(load_scorer, recipe.curation, recipe.runtime.device))
+    table, counts = score_table(valid, vectors, recipe.curation, make, _checkpoint(build), build.progress, build.place)
+    folder.write_table("scores", table)
     return counts
 
 
-def _student(build: Build) -> "Student":
-    from curation.student import load_student
-
-    settings = build.recipe.curation
+def _ready(build: Build, make: Callable[[], Work[Result]]) -> Callable[[], Work[Result]]:
+    """Return what makes workers; in this process the model is loaded now, once."""
+    if not isinstance(build.place, Here):
+        return make
     build.progress.start("loading", total=1)  # the offline student is converted once, which takes a minute
-    return load_student(*settings.scorer, build.recipe.runtime.device, settings.dtype, settings.series)
+    loaded = make()
+    return lambda: loaded
 
 
 def _checkpoint(build: Build) -> Checkpoint:
     return Checkpoint(build.folder.difficulty_path, build.digest(_SCORER, _SCORING))
 
 
-def _vectors(build: Build, valid: pl.DataFrame) -> "SampleVectors":
+def _vectors(build: Build, valid: pl.LazyFrame) -> "SampleVectors":
     """Return the embeddings of the valid samples, from the run folder where they are there."""
-    from curation.vectors import IMPORTED_PARTS, PARTS, content_of, embed_samples, load_vectors
+    from curation.vectors import IMPORTED_PARTS, PARTS, content_of, embed_parts, load_vectors, write_vectors
 
     parts = IMPORTED_PARTS if build.recipe.imported else PARTS
     about = build.digest(("curation.encoder",), ("curation.vectors", "stillhouse.encoder")) + content_of(valid, parts)
-    known = load_vectors(build.folder.vectors_path, about)
-    if known is not None:
-        return known
-    encoder = load_encoder(build.recipe.curation.encoder, build.recipe.runtime.device)
-    build.progress.start("embedding", total=sum(valid[part].n_unique() for part in parts))
-    vectors = embed_samples(valid, parts, encoder, build.progress.update)
-    vectors.save(build.folder.vectors_path, about)
-    return vectors
+    path = build.folder.vectors_path
+    known = load_vectors(path, about)
+    if known is None:
+        make = _ready(build, partial(load_embedding, build.recipe.curation.encoder, build.recipe.runtime.device))
+        distinct = valid.select(pl.col(part).n_unique() for part in parts).collect()
+        build.progress.start("embedding", total=sum(distinct.row(0)))
+        encode = partial(build.place.each, make, tell=unheard)
+        ids = valid.select("sample_id").collect().to_series()
+        write_vectors(path, about, ids.to_list(), embed_parts(valid, parts, encode, build.progress.update))
+        known = load_vectors(path, about)
+    if known is None:
+        raise RunError(f"{path} cannot be read back; is the disk broken?")
+    return known
 
 
 def _decisions(build: Build) -> Counts:
@@ -176,10 +184,13 @@ def _scorer(build: Build) -> Callable[[Sequence[tuple[str, str]]], "list[Score]"
     """Return what scores prompts with answers; the student is loaded when there are some."""
 
     def score(pairs: Sequence[tuple[str, str]]) -> "list[Score]":
-        from curation.difficulty import score_samples
+        from curation.difficulty import load_scorer, score_samples
 
-        settings = build.recipe.curation
-        return score_samples(pairs, _student(build), settings.max_length, _checkpoint(build)) if pairs else []
+        if not pairs:
+            return []
+        build.progress.start("loading", total=1)
+        scorer = load_scorer(build.recipe.curation, build.recipe.runtime.device)
+        return score_samples(pairs, scorer.student, scorer.max_length, _checkpoint(build))
 
     return score
 

@@ -11,6 +11,7 @@ from curation.scoring import near_duplicates
 from curation.vectors import PARTS, content_of, embed_samples, load_vectors, vectors_of
 from stillhouse.encoder import Encoder
 from stillhouse.errors import RunError
+from stillhouse.places import Here
 from stillhouse.sections import Curation
 
 ROWS = [
@@ -68,10 +69,10 @@ def test_saved_vectors_are_those_that_were_saved(encoder: Encoder, tmp_path: Pat
 
 
 def test_vectors_are_of_what_the_samples_say_now() -> None:
-    now = content_of(SAMPLES, PARTS)
-    assert content_of(SAMPLES, PARTS) == now
+    now = content_of(SAMPLES.lazy(), PARTS)
+    assert content_of(SAMPLES.lazy(), PARTS) == now
     answered_anew = SAMPLES.with_columns(output=pl.lit("another answer"))
-    assert content_of(answered_anew, PARTS) != now
+    assert content_of(answered_anew.lazy(), PARTS) != now
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_vectors_are_of_what_the_samples_say_now() -> None:
 )
 def test_near_duplicates_within_a_scope(encoder: Encoder, scope: Any, dropped: dict[str, str]) -> None:
     vectors = embed_samples(SAMPLES, PARTS, encoder)
-    near = near_duplicates(SAMPLES, vectors, Curation(duplicates=scope, similarity=0.92))
+    near = near_duplicates(SAMPLES.lazy(), vectors, Curation(duplicates=scope, similarity=0.92), Here())
     ids = SAMPLES["sample_id"].to_list()
     found = {ids[row]: ids[near.nearest[row]] for row in np.flatnonzero(~near.kept)}
     assert found == dropped

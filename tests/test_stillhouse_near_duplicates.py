@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from stillhouse import near_duplicates
 from stillhouse.encoder import Encoder
 from stillhouse.errors import RunError
-from stillhouse.near_duplicates import NearDuplicates, cosines, find_near_duplicates, squared_lengths
+from stillhouse.near_duplicates import (
+    NearDuplicates,
+    cosines,
+    find_across_blocks,
+    find_near_duplicates,
+    squared_lengths,
+)
+from stillhouse.places import Here
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
@@ -47,6 +54,45 @@ def clustered(count: int, dimensions: int, seed: int, noise: float = 0.25) -> Ve
     vectors = centres[rng.integers(0, len(centres), count)] + noise * rng.normal(size=(count, dimensions))
     vectors = vectors[rng.integers(0, max(1, count), count)] if seed % 2 else vectors
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    count=st.integers(0, 90),
+    dimensions=st.sampled_from([1, 2, 8, 60]),
+    seed=st.integers(0, 100),
+    threshold=st.sampled_from([-0.5, 0.5, 0.9, 1.0]),
+    group_count=st.sampled_from([None, 1, 3, 40]),
+    block_rows=st.integers(1, 100),
+)
+def test_steps_across_blocks_find_the_same(
+    count: int, dimensions: int, seed: int, threshold: float, group_count: int | None, block_rows: int
+) -> None:
+    vectors = clustered(count, dimensions, seed)
+    groups = None if group_count is None else np.random.default_rng(seed).integers(0, group_count, count)
+    found, expected = (
+        find_across_blocks(vectors, threshold, Here(), block_rows, groups),
+        find_near_duplicates(vectors, threshold, groups),
+    )
+    assert found.kept.tolist() == expected.kept.tolist()
+    assert found.nearest.tolist() == expected.nearest.tolist()
+    assert np.array_equal(found.similarity, expected.similarity, equal_nan=True)
+
+
+def test_blocks_of_other_groups_are_not_compared() -> None:
+    """As many steps as blocks where every group is one, and all pairs of blocks where there is one group."""
+    taken: list[str] = []
+
+    class Counted(Here):
+        def submit(self, step: Any, *given: Any) -> Any:
+            taken.append(step.__name__)
+            return step(*given)
+
+    vectors = clustered(60, 8, 1)
+    find_across_blocks(vectors, 0.9, Counted(), 10, np.arange(60) // 10)
+    assert (taken.count("compare_inside"), taken.count("compare_across")) == (6, 0)
+    find_across_blocks(vectors, 0.9, Counted(), 10)
+    assert (taken.count("compare_inside"), taken.count("compare_across")) == (12, 15)
 
 
 @settings(deadline=None, max_examples=100)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pipelines.journal import Journal
 from pipelines.teachers.backend import Backend
 from pipelines.teachers.batch import open_batch
-from pipelines.teachers.embedded import serve_embedded
 from pipelines.teachers.endpoint import Endpoint, EndpointBackend, check_endpoint, open_endpoint
+from pipelines.teachers.local import open_local
 from pipelines.teachers.probing import find_dialect
 from stillhouse.sections import Runtime, Teacher
 
@@ -21,16 +21,9 @@ async def open_teacher(teacher: Teacher, runtime: Runtime, journal: Journal) -> 
 
     What was found out about a server is noted in the journal, so that a resumed run need not ask again.
     """
-    limit = teacher.in_flight(runtime) // max(1, len(teacher.base_urls))
+    limit = teacher.limit(runtime)
     async with AsyncExitStack() as stack:
-        if teacher.backend == "embedded":
-            endpoint = stack.enter_context(serve_embedded(teacher, limit, runtime.timeout))
-            yield [await stack.enter_async_context(open_endpoint(endpoint))]
-        elif teacher.backend == "vllm":
-            from pipelines.teachers.in_process import open_in_process
-
-            yield [await stack.enter_async_context(open_in_process(teacher, runtime, limit))]
-        else:
+        if teacher.base_urls:
             backends: list[Backend] = []
             for url in teacher.base_urls:
                 endpoint = Endpoint(url, teacher.model, teacher.api_key_env, runtime.timeout, limit)
@@ -42,6 +35,12 @@ async def open_teacher(teacher: Teacher, runtime: Runtime, journal: Journal) -> 
                 else:
                     backends.append(backend)
             yield backends
+        elif runtime.ray:
+            from pipelines.teachers.replicas import open_replicas
+
+            yield await stack.enter_async_context(open_replicas(teacher, runtime))
+        else:
+            yield [await stack.enter_async_context(open_local(teacher, runtime))]
 
 
 async def _verified(backend: EndpointBackend, teacher: Teacher, journal: Journal) -> EndpointBackend:

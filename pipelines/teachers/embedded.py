@@ -22,7 +22,7 @@ def serve_embedded(teacher: Teacher, limit: int, timeout: float) -> Iterator[End
     params.model.path = str(gguf_file(teacher.model))
     params.n_parallel = min(limit, MAX_SLOTS)
     params.n_ctx = CONTEXT_TOKENS * params.n_parallel
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = _threads()
     params.swa_full = True  # without it, a shared prompt prefix is computed again for models with a sliding window
     params.port = 0
     params.verbosity = -1
@@ -41,3 +41,8 @@ def serve_embedded(teacher: Teacher, limit: int, timeout: float) -> Iterator[End
         )
     finally:
         del server
+
+
+def _threads() -> int:
+    """Return all processors, or as many as OMP_NUM_THREADS leaves us, which Ray sets for its workers."""
+    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)

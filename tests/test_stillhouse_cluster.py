@@ -1,0 +1,153 @@
+"""On a real Ray cluster of several nodes a run gives the same bytes, also where workers and nodes die."""
+
+import os
+import signal
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from curation import difficulty, scoring, vectors
+from stillhouse.cluster import Cluster
+from stillhouse.errors import InputError
+from stillhouse.near_duplicates import find_across_blocks, find_near_duplicates
+from stillhouse.places import Here, unheard
+from stillhouse.progress import Unseen
+from stillhouse.recipe import load_recipe
+from stillhouse.schemas import TABLES
+from stillhouse.sections import Runtime
+from stillhouse.stages import build_of
+from stillhouse.store import RunFolder
+from tests.conftest import DEMO_TEXTS, endpoint_teacher, stillhouse, write_recipe
+from tests.ray_cluster import STORE_BYTES, Nodes, lengths_of, ray_nodes, refusing, until
+from tests.teacher_server import TeacherServer
+from tests.test_stillhouse_near_duplicates import clustered
+from tests.tiny_student import write_student
+
+pytestmark = pytest.mark.xdist_group("ray")
+CHUNKS = [[f"{number:08}" + "x" * 1_000_000] for number in range(200)]  # more than all object stores hold
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with ray_nodes() as started:
+        yield started
+
+
+@pytest.fixture
+def place(nodes: Nodes) -> Iterator[Cluster]:
+    with Cluster(Runtime(ray=nodes.address)) as joined:
+        yield joined
+
+
+def test_a_run_gives_the_same_bytes(
+    nodes: Nodes, tmp_path: Path, teacher_server: TeacherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small chunks and blocks, so that both nodes have many; the student and the encoder are real models."""
+    monkeypatch.setenv("TEACHER_KEY", "key")
+    monkeypatch.setattr(vectors, "ENCODED_AT_ONCE", 3)
+    monkeypatch.setattr(difficulty, "CHUNK", 3)
+    monkeypatch.setattr(scoring, "BLOCK_ROWS", 4)
+    student = str(write_student(tmp_path / "student"))
+    made: dict[str | None, dict[str, bytes]] = {}
+    for ray in (None, nodes.address):
+        recipe = load_recipe(
+            write_recipe(
+                tmp_path,
+                teacher=endpoint_teacher(teacher_server),
+                curation={"student": student, "duplicates": "all", "rate": 0.5},
+                runtime={"ray": ray},
+            )
+        )
+        folder = RunFolder(tmp_path / f"run {len(made)}")
+        build_of(recipe, folder, Unseen()).run()
+        files = [folder.vectors_path, *(folder.table_path(name) for name in TABLES)]
+        files += sorted(folder.dataset_path.rglob("*.parquet"))
+        made[ray] = {str(file.relative_to(folder.path)): file.read_bytes() for file in files}
+    assert made[None] == made[nodes.address]
+    assert len(made[None]) > len(TABLES) + 2
+
+
+def test_workers_and_nodes_that_die_cost_nothing(nodes: Nodes, place: Cluster, tmp_path: Path) -> None:
+    log, found = tmp_path / "log", []
+    make = partial(lengths_of, log, 0.1)
+    kills: list[Callable[[], None]] = [partial(_kill_worker, log), nodes.kill]
+    for result in place.each(make, CHUNKS, unheard):
+        found.append(result)
+        if len(found) in (20, 60):
+            kills.pop(0)()
+    nodes.join()
+    assert found == list(Here().each(partial(lengths_of, tmp_path / "here", 0.0), CHUNKS, unheard))
+    workers = Counter(line.split()[0] for line in log.read_text().splitlines())
+    assert len(workers) >= 4, f"two at first, and one for each that died: {workers}"
+    assert sum(len(chunk[0]) for chunk in CHUNKS) > 2 * STORE_BYTES
+
+
+def _kill_worker(log: Path) -> None:
+    os.kill(int(log.read_text().splitlines()[-1].split()[0]), signal.SIGKILL)
+
+
+def test_near_duplicates_are_exact_while_a_node_dies(nodes: Nodes, place: Cluster) -> None:
+    rows = clustered(6_000, 60, 1)
+    killing = threading.Timer(1.0, nodes.kill)
+    killing.start()
+    found = find_across_blocks(rows, 0.9, place, 400)
+    assert not killing.is_alive(), "the node was to die in the middle"
+    nodes.join()
+    expected = find_near_duplicates(rows, 0.9)
+    assert np.array_equal(found.kept, expected.kept)
+    assert np.array_equal(found.nearest, expected.nearest)
+    assert np.array_equal(found.similarity, expected.similarity, equal_nan=True)
+
+
+def test_what_a_worker_raises_is_raised_here(place: Cluster) -> None:
+    with pytest.raises(InputError, match=r"^model is not to be had; give another$"):
+        list(place.each(refusing, [["model"]], unheard))
+
+
+def test_a_local_teacher_has_replicas_and_survives_one(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    sources = {"sources": [{"path": str(DEMO_TEXTS), "limit": 8}]}
+    runtime = {"ray": nodes.address, "workers": 2, "concurrency": 1}
+    recipe = write_recipe(tmp_path, texts=sources, attributes={"per_text": 1}, runtime=runtime)
+    run = tmp_path / "run"
+    done: list[int] = []
+    running = threading.Thread(
+        target=lambda: done.append(stillhouse("run", recipe, "--out", run, "--until", "attributes").returncode)
+    )
+    running.start()
+    until(lambda: len(_answered(run)) >= 2, 300)
+    _kill_replica()
+    running.join()
+    assert done == [0]
+    assert len(_answered(run)) == len(set(_answered(run)))
+    assert set(RunFolder(run).read_table("attributes")["call_id"]) <= set(_answered(run))
+
+
+def _answered(run: Path) -> list[str]:
+    try:
+        with sqlite3.connect(f"file:{run / 'journal.sqlite'}?mode=ro", uri=True) as journal:
+            return [str(row[0]) for row in journal.execute("SELECT call_id FROM answers")]
+    except sqlite3.OperationalError:  # it is not there yet
+        return []
+
+
+def _kill_replica() -> None:
+    named = [one for one in psutil.process_iter(["cmdline"]) if (one.info["cmdline"] or [""])[0][:12] == "ray::Replica"]
+    assert len(named) == 2
+    named[0].kill()
+
+
+def test_a_cluster_that_is_not_there_is_named(tmp_path: Path, teacher_server: TeacherServer) -> None:
+    recipe = write_recipe(tmp_path, runtime={"ray": "127.0.0.1:1"})
+    done = stillhouse("run", recipe, "--out", tmp_path / "run", "--until", "attributes")
+    assert done.returncode == 2
+    assert "runtime.ray: no Ray cluster at 127.0.0.1:1" in " ".join(done.stderr.split())
