@@ -74,8 +74,8 @@ class Build:
 
         Raises InputError as `run` does.
         """
-        prints = fingerprints(self.stages, self.recipe, self.folder)
         with self.folder.locked(), self._open:
+            prints = fingerprints(self.stages, self.recipe, self.folder)
             manifest = self.folder.manifest()
             self._refuse_stale(manifest, prints, update)
             manifest.update(name=self.recipe.name, seed=self.recipe.seed, versions=versions())
@@ -162,7 +162,7 @@ class Build:
             changed = [part for part in parts if old.get(part) != new[part]] if new else ["kind of data"]
             changed = changed or ["earlier stage"]
             raise InputError(
-                f"{self.folder.path} was made with another {' and '.join(changed)}, from stage {stale[0]} on. "
+                f"{self.folder} was made with another {' and '.join(changed)}, from stage {stale[0]} on. "
                 "Use --out for another folder, or --update to rebuild these stages here "
                 f"(teacher answers are kept and used again): {', '.join(stale)}"
             )
