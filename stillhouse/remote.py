@@ -39,7 +39,7 @@ REFRESH_SECONDS, ABANDONED_SECONDS = 20, 120  # a lock is renewed so often, and 
 TRANSFERS = 8  # at a time
 BATCH = 64  # segments that are read at a time
 
-Stat = list[Any]  # version there, then size in bytes and time of change in ns here
+Stat = list[Any]  # version there, then size in bytes, time of change in ns and number of the file here
 
 
 def is_url(place: str) -> bool:
@@ -272,7 +272,7 @@ class Remote:
         return {}
 
     def _files(self) -> dict[str, Stat]:
-        """Return size and time of the files here that are mirrored."""
+        """Return size, time and number of the files here that are mirrored."""
         paths = {path.relative_to(self.folder).as_posix(): path for path in self.folder.rglob("*") if path.is_file()}
         return {name: _stat(path) for name, path in sorted(paths.items()) if not NOT_MIRRORED.fullmatch(name)}
 
@@ -389,4 +389,4 @@ def _version(info: Mapping[str, Any]) -> str:
 
 def _stat(path: Path) -> Stat:
     about = path.stat()
-    return [about.st_size, about.st_mtime_ns]
+    return [about.st_size, about.st_mtime_ns, about.st_ino]  # clocks of file systems tick every few milliseconds

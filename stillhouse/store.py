@@ -236,6 +236,8 @@ class RunFolder:
         """Keep the resolved recipe, every default included."""
         text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         write_atomically(self.recipe_path, text.encode())
+        if self.remote:
+            self.remote.push()
 
     def table_path(self, name: str) -> Path:
         """File of a table."""
