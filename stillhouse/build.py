@@ -10,7 +10,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import metadata
@@ -115,7 +115,8 @@ class Build:
             counts = stage.run(self)
         finally:
             seconds = manifest["seconds"][stage.name] = round(before + time.monotonic() - started, 1)
-            self.folder.write_manifest(manifest)
+            with suppress(RunError):  # of a storage that is away, which is told below where nothing else went wrong
+                self.folder.write_manifest(manifest)
         usage, failed = self._take_usage()
         manifest["stages"][stage.name] = {**prints, "counts": counts, "seconds": seconds, **usage, "failed": failed}
         self.folder.write_manifest(manifest)

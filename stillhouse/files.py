@@ -23,7 +23,8 @@ def source_files(source: TextSource) -> list[Path]:
         if path.suffix.lower() not in READABLE:
             raise InputError(f"{path} is of no known kind; readable: {', '.join(sorted(READABLE))}")
         return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in READABLE and file.is_file())
+    shown = (file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    files = sorted(file for file in shown if file.suffix.lower() in READABLE)
     if not files:
         raise InputError(f"folder {source.path} holds no readable file; readable: {', '.join(sorted(READABLE))}")
     return files

@@ -105,6 +105,8 @@ class Remote:
             raise InputError(f"{url}: a package is missing ({error}). pip install 'stillhouse[scale]'") from error
         except ValueError as error:
             raise InputError(f"{url}: {error}; s3://BUCKET/NAME is one that is known") from error
+        if self._fs.async_impl:  # what fails is told by who asked for it, not by its loop besides
+            self._fs.loop.set_exception_handler(lambda *_: None)
         self.url, self.folder, self.fault = url, folder, ""
         self._token = ""  # of the lock, while it is held
 
@@ -145,9 +147,11 @@ class Remote:
                 self._pull()
             try:
                 yield
-            finally:
-                if not self.fault:
+            except BaseException:
+                with suppress(RunError):
                     self.push()
+                raise
+            self.push()
         finally:
             ended.set()
             renewing.join()
