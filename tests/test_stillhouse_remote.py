@@ -143,8 +143,9 @@ def test_a_machine_that_is_lost_in_the_middle_loses_no_answer_that_was_stored(
     teacher_server.requests.clear()
     teacher_server.delay = 0.6
     stored: dict[str, int] = {}
-    for name, enough in (("one", 2), ("two", 4)):
+    for name in ("one", "two"):
         machine(name)
+        enough = len(segments()) + 2  # the first may be a note only
         process = start(recipe)
         await_that(lambda enough=enough: len(segments()) >= enough, process)  # type: ignore[misc]
         process.kill()
