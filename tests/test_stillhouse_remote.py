@@ -473,6 +473,7 @@ def test_places_in_a_run_are_found(tmp_path: Path) -> None:
     folder, remote = opened(url)
     assert local_path(f"file://{tmp_path}/a%20run") == tmp_path / "a run"
     assert local_path("runs/demo") == Path("runs/demo")
+    assert local_path("memory://storage/dataset").name.startswith("dataset-"), "nor can be one"
     assert local_path(f"{url}/dataset").name.startswith("dataset-"), "there is no run above it"
     (folder / "cuts" / "soft" / "dataset").mkdir(parents=True)
     with remote.held():
