@@ -343,7 +343,7 @@ class Remote:
         while not ended.wait(REFRESH_SECONDS):
             with suppress(Exception):
                 self._refuse_taken()
-                self._fs.pipe_file(f"{self._root}/{LOCK}", self._claim())
+                self._place(LOCK, self._claim())
 
     def _refuse_taken(self) -> None:
         holder = self._holder() if self._token else None

@@ -254,6 +254,27 @@ def test_a_process_whose_run_was_taken_over_writes_no_more(machine: Callable[[st
     assert not storage.exists(lock.replace(LOCK, "texts.parquet"))
 
 
+@pytest.mark.usefixtures("machine")
+def test_a_lock_is_renewed_and_its_loss_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = memory_url()
+    folder, remote = opened(url)
+    storage, lock = fsspec.filesystem("memory"), url.removeprefix("memory:/") + "/" + LOCK
+    monkeypatch.setattr("stillhouse.remote.REFRESH_SECONDS", 0.02)
+    with remote.held():
+        first = json.loads(storage.cat_file(lock))
+        deadline = time.monotonic() + 30
+        while json.loads(storage.cat_file(lock))["time"] == first["time"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert json.loads(storage.cat_file(lock)) | {"time": first["time"]} == first
+        storage.rm_file(lock)
+        while not remote.fault:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    with Journal(folder / "journal.sqlite") as journal, pytest.raises(RunError, match="took the run over"):
+        journal.set_note("batch", "state")
+
+
 names = st.sampled_from(["manifest.json", "a.parquet", "cuts/b/c.json", "dataset/default/x", "review/ä 1.json"])
 contents = st.sampled_from([b"", b"one", b"two", b"three"])
 works = st.lists(st.dictionaries(names, st.none() | contents), max_size=5)
