@@ -10,6 +10,7 @@ import polars as pl
 from hub_cards.wording import Hashes, hash_grams, hash_wording, hash_words, words
 from stillhouse.errors import InputError
 from stillhouse.files import read_file, read_source, require_columns, source_files
+from stillhouse.remote import local_path
 from stillhouse.schemas import EVALUATION, conform
 from stillhouse.sections import Leaks, TextSource
 
@@ -98,7 +99,7 @@ def _read_sets(source: TextSource) -> pl.DataFrame:
 
 def _named_files(source: TextSource) -> Iterator[tuple[str, str, pl.DataFrame]]:
     """Yield name, place and rows of each set of a source; those in SentiBench's layout have the source's column."""
-    tests = sentibench_files(Path(source.path)) if source.path else []
+    tests = sentibench_files(local_path(source.path)) if source.path else []
     for file in tests:
         frame = read_file(file)
         if source.column not in frame.columns and SENTIBENCH_COLUMN in frame.columns:
@@ -111,7 +112,7 @@ def _named_files(source: TextSource) -> Iterator[tuple[str, str, pl.DataFrame]]:
 
 def evaluation_files(source: TextSource) -> list[Path]:
     """Return the files that the sets of a source are read from. Raises InputError where there is nothing."""
-    return (sentibench_files(Path(source.path)) if source.path else []) or source_files(source)
+    return (sentibench_files(local_path(source.path)) if source.path else []) or source_files(source)
 
 
 def sentibench_files(folder: Path) -> list[Path]:

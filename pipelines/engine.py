@@ -67,6 +67,8 @@ class Engine:
         if saved is not None:
             self._progress.warn(f"the journal was damaged: {saved:,} answers are recovered, the damaged file is kept")
         self._journal = Journal(self._journal_path)
+        self._journal.send()
+        self._journal.fold()
         self._known = self._journal.hashes()
         self._caps = Caps(self._runtime, self._teacher.price, self._journal.usage())
         return self
@@ -75,6 +77,7 @@ class Engine:
         """Close the teacher and the journal."""
         self._runner.run(self._open.aclose())
         self._runner.close()
+        self._journal.fold()
         self._journal.close()
 
     def open(self) -> None:
@@ -160,15 +163,10 @@ class Engine:
         return answer
 
     async def _write(self, row: Row) -> None:
-        """Put a row on disk; nothing more is asked once that was only possible with the reserve."""
+        """Put a row on disk; nothing more is asked once that was only possible with the reserve, or is all there is."""
         await self._writer.put(row)
         if self._writer.fault:
-            self._stop(
-                RunError(
-                    f"journal {self._journal_path} cannot be written ({self._writer.fault}): the disk is full or "
-                    f"broken. Make room, and keep the journal. {RESUME}"
-                )
-            )
+            self._stop(RunError(f"{self._writer.fault}. {RESUME}"))
 
     async def _opened(self) -> Dispatcher:
         """Open the teacher, once."""

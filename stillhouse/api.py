@@ -18,6 +18,7 @@ from stillhouse.job import coverage_of, curate_data, funnel_of, opened, run_job,
 from stillhouse.job import status_of as report_of
 from stillhouse.lineage import as_json
 from stillhouse.recipe import Recipe, from_options, recipe_of
+from stillhouse.remote import local_path
 from stillhouse.reporting import report_run
 from stillhouse.schemas import TABLES
 from stillhouse.scored import import_recipe, source_of
@@ -36,11 +37,11 @@ SMALL = Environment(autoescape=True).from_string(
 
 
 class Run:
-    """A run folder: its tables as Polars frames, what came of it, and other cuts of it."""
+    """A run, in a folder or behind a URL: its tables as Polars frames, what came of it, and other cuts of it."""
 
     def __init__(self, path: str | Path) -> None:
         """Open a run folder. Raises InputError where it is none."""
-        self.folder = opened(Path(path))
+        self.folder = opened(local_path(path))
         self.path = self.folder.path
 
     def table(self, name: str) -> pl.DataFrame:
@@ -89,11 +90,11 @@ class Run:
 
     def diff(self, other: str | Path) -> dict[str, Any]:
         """Return what differs in another run, or in a cut of one (RUN/cuts/NAME), seen from this one."""
-        return compare(side_of(self.path), side_of(Path(other)))
+        return compare(side_of(self.path), side_of(local_path(other)))
 
     def report(self, against: str | Path | None = None, to: str | Path | None = None) -> Path:
         """Write one HTML page about the run; return it. See `stillhouse report`."""
-        return report_run(self.path, _path(against), _path(to))
+        return report_run(self.path, _path(against), None if to is None else Path(to))
 
     def status(self) -> dict[str, Any]:
         """Return the stages with their figures, those missing, funnel, coverage and what the audit says."""
@@ -101,15 +102,15 @@ class Run:
 
     def __repr__(self) -> str:
         """Return where the run is and how many rows are left at its end."""
-        return f"<Run {self.path}: {', '.join(f'{step} {rows:,}' for step, rows in self.funnel.items())}>"
+        return f"<Run {self.folder}: {', '.join(f'{step} {rows:,}' for step, rows in self.funnel.items())}>"
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: name, folder, funnel and what is not done yet."""
-        return SMALL.render(**self.status(), path=self.path)
+        return SMALL.render(**self.status(), path=self.folder)
 
 
 def open_run(path: str | Path) -> Run:
-    """Open a run folder."""
+    """Open a run, by its folder or its URL."""
     return Run(path)
 
 
@@ -172,7 +173,7 @@ def _columns(options: dict[str, Any]) -> dict[str, str]:
 
 
 def _path(given: str | Path | None) -> Path | None:
-    return None if given is None else Path(given)
+    return None if given is None else local_path(given)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import metadata
@@ -75,8 +75,8 @@ class Build:
 
         Raises InputError as `run` does.
         """
-        prints = fingerprints(self.stages, self.recipe, self.folder)
         with self.folder.locked(), self._open:
+            prints = fingerprints(self.stages, self.recipe, self.folder)
             manifest = self.folder.manifest()
             self._refuse_stale(manifest, prints, update)
             manifest.update(name=self.recipe.name, seed=self.recipe.seed, versions=versions())
@@ -116,7 +116,8 @@ class Build:
             counts = stage.run(self)
         finally:
             seconds = manifest["seconds"][stage.name] = round(before + time.monotonic() - started, 1)
-            self.folder.write_manifest(manifest)
+            with suppress(RunError):  # of a storage that is away, which is told below where nothing else went wrong
+                self.folder.write_manifest(manifest)
         usage, failed = self._take_usage()
         manifest["stages"][stage.name] = {**prints, "counts": counts, "seconds": seconds, **usage, "failed": failed}
         self.folder.write_manifest(manifest)
@@ -163,7 +164,7 @@ class Build:
             changed = [part for part in parts if old.get(part) != new[part]] if new else ["kind of data"]
             changed = changed or ["earlier stage"]
             raise InputError(
-                f"{self.folder.path} was made with another {' and '.join(changed)}, from stage {stale[0]} on. "
+                f"{self.folder} was made with another {' and '.join(changed)}, from stage {stale[0]} on. "
                 "Use --out for another folder, or --update to rebuild these stages here "
                 f"(teacher answers are kept and used again): {', '.join(stale)}"
             )

@@ -10,7 +10,7 @@ from stillhouse import completion
 from stillhouse.errors import InputError, StillhouseError, interruptible
 from stillhouse.setup_cli import doctor, init
 from stillhouse.students_cli import evaluate, experiment, train
-from stillhouse.viewing_cli import RunPath, diff, inspect, report
+from stillhouse.viewing_cli import OutPath, RunPath, diff, inspect, report
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,7 +38,7 @@ app.command(epilog="Examples: stillhouse doctor | stillhouse doctor recipes/demo
 @app.command(epilog="Examples: stillhouse run recipes/demo.yaml | stillhouse run my.yaml --out runs/two --until scores")
 def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe, a YAML file.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME unless given.", show_default=False)] = None,
+    out: OutPath = None,
     until: Annotated[
         str | None, typer.Option(metavar="STAGE", help="Stop after this stage.", autocompletion=completion.stages)
     ] = None,
@@ -56,7 +56,7 @@ def run(
 @app.command(epilog="Examples: stillhouse plan recipes/demo.yaml | stillhouse plan my.yaml --probe 16 --json")
 def plan(
     recipe: Annotated[Path, typer.Argument(help="Recipe, a YAML file.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME unless given.", show_default=False)] = None,
+    out: OutPath = None,
     probe: Annotated[int, typer.Option(min=0, help="Ask so many real calls to tell the time; the run uses them.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -168,7 +168,7 @@ def curate(
     revision: Revision = None,
     limit: Limit = None,
     seed: Annotated[int, typer.Option(help="Seed of the selection.")] = 42,
-    out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME unless given.", show_default=False)] = None,
+    out: OutPath = None,
     update: Annotated[bool, typer.Option("--update", help="Rebuild what other options or data change.")] = False,
 ) -> None:
     """Curate prompt/completion (or messages) data that exists: near-duplicates, difficulty, selection, the ledger."""

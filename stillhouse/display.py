@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import polars as pl
@@ -73,12 +72,12 @@ class Display:
         """Stop the live display."""
         self._bars.stop()
 
-    def header(self, recipe: Recipe, origin: str, run: Path) -> None:
+    def header(self, recipe: Recipe, origin: str, run: str) -> None:
         """Show what will be done, where, and with which models."""
         encoder = recipe.curation.encoder if recipe.imported else recipe.perspectives.encoder
         rows = {
             "data" if recipe.imported else "recipe": f"{origin} (seed {recipe.seed})",
-            "run folder": str(run),
+            "run folder": run,
             **({} if recipe.imported else dict(_teacher_rows(recipe))),
             "student": " by proxy ".join(filter(None, (recipe.curation.student, recipe.curation.proxy))),
             "encoder": encoder if isinstance(encoder, str) else ", ".join(encoder),

@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from stillhouse.errors import InputError
+from stillhouse.remote import local_path
 from stillhouse.sections import TextSource
 
 READABLE = {".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".txt"}
@@ -15,16 +16,17 @@ def source_files(source: TextSource) -> list[Path]:
     """Return the files of a path source, sorted; a dataset has none. Raises InputError where there is nothing."""
     if source.path is None:
         return []
-    path = Path(source.path)
+    path = local_path(source.path)
     if not path.exists():
-        raise InputError(f"{path} does not exist")
+        raise InputError(f"{source.path} does not exist")
     if path.is_file():
         if path.suffix.lower() not in READABLE:
             raise InputError(f"{path} is of no known kind; readable: {', '.join(sorted(READABLE))}")
         return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in READABLE and file.is_file())
+    shown = (file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    files = sorted(file for file in shown if file.suffix.lower() in READABLE)
     if not files:
-        raise InputError(f"folder {path} holds no readable file; readable: {', '.join(sorted(READABLE))}")
+        raise InputError(f"folder {source.path} holds no readable file; readable: {', '.join(sorted(READABLE))}")
     return files
 
 

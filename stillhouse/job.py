@@ -43,12 +43,12 @@ def run_job(
     manifest = _build(recipe, str(told), folder, display, until, update)
     if "dataset" in manifest["stages"]:
         display.next_command(
-            f"stillhouse report {folder.path}",
-            f"stillhouse status {folder.path}",
-            f"stillhouse train {folder.dataset_path} --student {recipe.curation.student} --out students/{recipe.name}",
+            f"stillhouse report {folder}",
+            f"stillhouse status {folder}",
+            f"stillhouse train {folder}/dataset --student {recipe.curation.student} --out students/{recipe.name}",
         )
     else:
-        display.next_command(f"stillhouse run {told}" + (f" --out {out}" if out else ""))
+        display.next_command(f"stillhouse run {told}" + (f" --out {folder}" if out else ""))
     return folder
 
 
@@ -57,7 +57,7 @@ def _build(
 ) -> dict[str, Any]:
     """Run a recipe with progress and a closing summary; return the manifest."""
     quiet_libraries()
-    display.header(recipe, origin, folder.path)
+    display.header(recipe, origin, str(folder))
     with display:
         manifest = build_of(recipe, folder, display).run(until, update)
     display.summary(funnel_of(folder), manifest, samples_of(folder))
@@ -78,10 +78,9 @@ def curate_data(recipe: Recipe, out: Path | None = None, update: bool = False) -
         display,
         update=update,
     )
-    write_kept(folder, display)
-    display.next_command(
-        f"stillhouse inspect {folder.path} decisions --by reason", f"stillhouse select {folder.path} --rate 0.5"
-    )
+    with folder.locked():
+        write_kept(folder, display)
+    display.next_command(f"stillhouse inspect {folder} decisions --by reason", f"stillhouse select {folder} --rate 0.5")
     return folder
 
 
@@ -111,7 +110,7 @@ def show_plan(origin: Path | Recipe, out: Path | None = None, probe: int = 0, as
     for sentence in over_cap(report, recipe):
         display.warn(sentence)
     if not isinstance(origin, Recipe):
-        display.next_command(f"stillhouse run {origin}" + (f" --out {out}" if out else ""))
+        display.next_command(f"stillhouse run {origin}" + (f" --out {folder}" if out else ""))
     return report
 
 
@@ -258,7 +257,7 @@ def select_cuts(
     display.cuts(reports)
     student = load_recipe(folder.recipe_path).curation.student
     display.next_command(
-        f"stillhouse train {folder.cut_path(cuts[0].name)}/dataset --student {student} --out students/{cuts[0].name}"
+        f"stillhouse train {folder}/cuts/{cuts[0].name}/dataset --student {student} --out students/{cuts[0].name}"
         if write
         else "The same with --dataset, which writes folders to train on"
     )
@@ -288,7 +287,7 @@ def write_cut_dataset(folder: RunFolder, cut: Cut) -> Path:
 def opened(path: Path) -> RunFolder:
     """Return a run folder. Raises InputError where it is none."""
     if not (path / "manifest.json").exists():
-        raise InputError(f"{path} is not a run folder: it has no manifest.json")
+        raise InputError(f"{RunFolder(path)} is not a run folder: it has no manifest.json")
     return RunFolder(path)
 
 

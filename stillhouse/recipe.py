@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from stillhouse.errors import InputError
+from stillhouse.remote import is_url
 from stillhouse.sections import (
     Attributes,
     Curation,
@@ -114,7 +115,7 @@ def anchor_paths(recipe: Recipe, folder: Path) -> Recipe:
     """Return the recipe with absolute paths; relative ones start at `folder`."""
 
     def anchor(path: str) -> str:
-        return str((folder / Path(path).expanduser()).resolve())
+        return path if is_url(path) else str((folder / Path(path).expanduser()).resolve())
 
     def anchored_model(reference: str | list[str] | None) -> str | list[str] | None:
         if reference is None:

@@ -36,6 +36,7 @@ def report_run(path: Path, against: Path | None = None, to: Path | None = None) 
     target = to or folder.path / "report"
     check_target(target)
     page = write_report(content_of(folder, against), target)
+    folder.keep(target)
     size = page.stat().st_size / 1e6
     console = Console()
     console.print(f"report written: {page} ({size:.1f} MB), its pictures as PNG and SVG beside it", soft_wrap=True)

@@ -17,6 +17,7 @@ from stillhouse.models import check_causal_lm, content_digest
 from stillhouse.pairs import read_pairs
 from stillhouse.progress import Progress
 from stillhouse.recipe import Recipe, anchor_paths, from_options
+from stillhouse.remote import is_url
 from stillhouse.schemas import SCORES
 from stillhouse.sections import UNKNOWN, Curation, Imported, Runtime, TextSource, is_path
 from stillhouse.store import write_atomically, write_parquet
@@ -72,7 +73,7 @@ def score_file(
 
 def source_of(data: str, split: str, revision: str | None, limit: int | None) -> TextSource:
     """Return where to read from: a file or folder if there is one or it looks like one, else a dataset of the Hub."""
-    if Path(data).exists() or Path(data).suffix.lower() in READABLE or is_path(data):
+    if Path(data).exists() or Path(data).suffix.lower() in READABLE or is_path(data) or is_url(data):
         return from_options(TextSource, {"path": data, "limit": limit})
     return from_options(TextSource, {"dataset": data, "split": split, "revision": revision, "limit": limit})
 
@@ -82,11 +83,10 @@ def import_recipe(
 ) -> Recipe:
     """Return the recipe that curates a source, named after it. Raises InputError naming the option that is wrong."""
     stem = Path(source.path).stem if source.path else str(source.dataset).rpartition("/")[2]
-    path = source.path and str(Path(source.path).resolve())
     sections = {
         "name": re.sub(r"[^A-Za-z0-9._-]|^[._-]", "-", stem).lstrip("-")[:80] or "imported",
         "seed": seed,
-        "texts": {"sources": [source.model_copy(update={"path": path, "language": UNKNOWN})]},
+        "texts": {"sources": [source.model_copy(update={"language": UNKNOWN})]},
         "imported": from_options(Imported, imported),
         "curation": from_options(Curation, curation),
         "runtime": from_options(Runtime, {"device": device}),

@@ -31,7 +31,7 @@ class Section(BaseModel):
 class TextSource(Section):
     """One place that user texts come from: a file, a folder of files, or a `datasets` id."""
 
-    path: str | None = Field(None, description="JSONL, JSON, CSV, Parquet or text file, or a folder of such files.")
+    path: str | None = Field(None, description="JSONL, JSON, CSV, Parquet or text file, a folder of such; or a URL.")
     dataset: str | None = Field(None, description="Id of a dataset on the Hub, instead of a path.")
     revision: str | None = Field(None, description="Revision of that dataset.")
     split: str = Field("train", description="Split of that dataset.")

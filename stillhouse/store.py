@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from stillhouse.errors import InputError, RunError
 from stillhouse.recipe import Recipe, load_recipe
+from stillhouse.remote import OWN_FILES, Remote, remote_of
 from stillhouse.schemas import TABLES, conform
 
 
@@ -110,6 +111,15 @@ class RunFolder:
         self.path = path
 
     @property
+    def remote(self) -> Remote | None:
+        """Storage that the run lives in, where the folder is only where it is worked on."""
+        return remote_of(self.path)
+
+    def __str__(self) -> str:
+        """Return what a command takes for the run: its folder or its URL."""
+        return self.remote.url if self.remote else str(self.path)
+
+    @property
     def imported_path(self) -> Path:
         """Rows of somebody else's data as they were given, with their sample ids."""
         return self.path / "imported.parquet"
@@ -165,13 +175,21 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process. Raises RunError where another process holds it."""
+        """Hold the run for this process, and keep it the same in its storage.
+
+        Raises RunError where another process holds it, here or on another host, or its storage cannot be reached.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(self.path / ".lock", timeout=0):
+            with FileLock(self.path / ".lock", timeout=0.5), self.remote.held() if self.remote else nullcontext():
                 yield
         except Timeout as error:
-            raise RunError(f"another process is working on {self.path}; wait for it or use --out") from error
+            raise RunError(f"another process is working on {self}; wait for it or use --out") from error
+
+    def keep(self, place: Path) -> None:
+        """Take what a command that does not hold the run wrote into a folder of it to its storage, where it has one."""
+        if self.remote and place.is_relative_to(self.path):
+            self.remote.push(place.relative_to(self.path).as_posix())
 
     def manifest(self) -> dict[str, Any]:
         """Return the manifest; a new run has one without stages.
@@ -180,8 +198,8 @@ class RunFolder:
         """
         path = self.path / "manifest.json"
         if not path.exists():
-            if any(entry.name != ".lock" for entry in self.path.iterdir()):
-                raise InputError(f"{self.path} is not empty and not a run folder; give a new folder with --out")
+            if any(entry.name not in OWN_FILES for entry in self.path.iterdir()):
+                raise InputError(f"{self} is not empty and not a run folder; give a new folder with --out")
             return {"stages": {}, "seconds": {}}
         try:
             manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -208,14 +226,18 @@ class RunFolder:
         return found
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
-        """Replace the manifest."""
+        """Replace the manifest; all that it tells of goes into the storage of the run before it, where there is one."""
         text = json.dumps(manifest, indent=2, ensure_ascii=False)
         write_atomically(self.path / "manifest.json", text.encode())
+        if self.remote:
+            self.remote.push()
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Keep the resolved recipe, every default included."""
         text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         write_atomically(self.recipe_path, text.encode())
+        if self.remote:
+            self.remote.push()
 
     def table_path(self, name: str) -> Path:
         """File of a table."""

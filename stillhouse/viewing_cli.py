@@ -1,19 +1,37 @@
-"""Arguments of the commands that show a run: inspect, diff and report."""
+"""Arguments of the commands that show a run: inspect, diff and report; and how any command is told a run."""
 
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 
 from stillhouse import completion
+from stillhouse.remote import local_path
+
+
+def run_place(given: str) -> Path:
+    """Return the folder of a run that is named by its folder or its URL."""
+    context = click.get_current_context(silent=True)
+    if context and context.resilient_parsing:  # the shell only wants to complete
+        return Path(given)
+    return local_path(given)
+
 
 RunPath = Annotated[
     Path,
     typer.Argument(
         metavar="RUN",
-        help="Run folder, for example runs/demo.",
+        parser=run_place,
+        help="Run folder, for example runs/demo, or URL, for example s3://bucket/demo.",
         show_default=False,
         autocompletion=completion.run_folders,
+    ),
+]
+OutPath = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN", parser=run_place, help="Run folder or URL; runs/NAME unless given.", show_default=False
     ),
 ]
 RUN_OR_CUT = "Run folder, or a cut of one: RUN/cuts/NAME."
@@ -55,11 +73,23 @@ def inspect(
 def diff(
     before: Annotated[
         Path,
-        typer.Argument(metavar="RUN_A", help=RUN_OR_CUT, show_default=False, autocompletion=completion.run_folders),
+        typer.Argument(
+            metavar="RUN_A",
+            parser=run_place,
+            help=RUN_OR_CUT,
+            show_default=False,
+            autocompletion=completion.run_folders,
+        ),
     ],
     after: Annotated[
         Path,
-        typer.Argument(metavar="RUN_B", help=RUN_OR_CUT, show_default=False, autocompletion=completion.run_folders),
+        typer.Argument(
+            metavar="RUN_B",
+            parser=run_place,
+            help=RUN_OR_CUT,
+            show_default=False,
+            autocompletion=completion.run_folders,
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print what differs as JSON.")] = False,
 ) -> None:
@@ -75,6 +105,7 @@ def report(
         Path | None,
         typer.Option(
             metavar="RUN",
+            parser=run_place,
             help="Compare with this run, or with a cut: RUN/cuts/NAME.",
             autocompletion=completion.run_folders,
         ),

@@ -336,7 +336,7 @@ def test_rows_after_a_failed_write_use_the_reserve(tmp_path: Path, monkeypatch: 
         writer = Writer(tmp_path / "j", reserve_bytes=4096)
         monkeypatch.setattr(Journal, "write", _full_once(Journal.write))
         await writer.put(answer_row("s", call(1), Answer("a", "stop", 1, 1, 0.1)))
-        assert writer.fault == "database or disk is full"
+        assert "database or disk is full" in writer.fault
         assert not (tmp_path / "journal.reserve").exists()
         await writer.close()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillhouse.errors import InputError
 from stillhouse.reading import encode
+from stillhouse.remote import is_url, local_path
 from stillhouse.schemas import PUBLISHED
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def find_dataset(dataset: str, revision: str | None) -> Source:
     import fsspec
     from datasets import load_dataset_builder
 
+    if is_url(dataset):
+        dataset = str(local_path(dataset))
     if (Path(dataset) / "manifest.json").exists():
         raise InputError(f"{dataset} is a run folder; the dataset it made is {Path(dataset) / 'dataset'}")
     try:

@@ -1,0 +1,547 @@
+"""A run may live in a storage: it is the same there as here, and losing the machine loses no answer that was used."""
+
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import fsspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from moto.server import ThreadedMotoServer
+
+import stillhouse as api
+from pipelines.calls import Answer, Call
+from pipelines.journal import Journal, answer_row, failure_row
+from stillhouse.errors import InputError, RunError
+from stillhouse.remote import LOCK, PLACE, Remote, local_path, remote_of
+from stillhouse.store import RunFolder, write_atomically
+from tests.conftest import COMMAND, DEMO_TEXTS, endpoint_teacher, free_port, stillhouse, write_recipe
+from tests.teacher_server import TeacherServer
+from tests.test_stillhouse_torture import requests_on_disk, tables_of
+
+RUN = "s3://bucket/team/run"
+NUMBERS = count()
+TEXTS = 90  # more than are asked while the client of the storage still hopes
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadedMotoServer]:
+    """A real S3 server with an empty bucket; what is in it outlasts `stop` and `start`."""
+    port = free_port()
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a secret that nobody may see")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    request = Request(f"http://127.0.0.1:{port}/moto-api/reset", method="POST")
+    with urlopen(request):  # noqa: S310
+        objects().mkdir("bucket")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Go to a machine: each has its own working folders."""
+
+    def go_to(name: str) -> None:
+        monkeypatch.setenv(PLACE, str(tmp_path / f"machine {name}"))
+
+    go_to("one")
+    return go_to
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, teacher_server: TeacherServer, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TEACHER_KEY", "key")
+    return write_recipe(tmp_path, teacher=endpoint_teacher(teacher_server), runtime={"concurrency": 3})
+
+
+def objects() -> Any:
+    return fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True)
+
+
+def memory_url() -> str:
+    return f"memory://storage/run-{next(NUMBERS)}"
+
+
+def call(number: int) -> Call:
+    return Call("m", None, "chat", f"prompt {number}", {"type": "string"}, 0.0, 5, 1)
+
+
+def opened(url: str) -> tuple[Path, Remote]:
+    folder = local_path(url)
+    remote = remote_of(folder)
+    assert remote
+    return folder, remote
+
+
+def start(recipe: Path, until: str = "attributes") -> "subprocess.Popen[str]":
+    command = [COMMAND, "run", recipe, "--out", RUN, "--until", until]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def await_that(holds: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 120
+    while not holds():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def segments() -> list[str]:
+    return objects().find(f"{RUN}/journal")
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_run_in_s3_is_that_of_a_folder_and_another_machine_has_it_too(
+    recipe: Path, tmp_path: Path, teacher_server: TeacherServer, machine: Callable[[str], None]
+) -> None:
+    local = tmp_path / "local"
+    assert stillhouse("run", recipe, "--out", local, "--until", "attributes").returncode == 0
+    done = stillhouse("run", recipe, "--out", RUN, "--until", "attributes")
+    assert done.returncode == 0, done.stderr
+    assert f"--out {RUN}" in " ".join(done.stdout.split())
+    there = {Path(path).name for path in objects().find(RUN)} - {Path(path).name for path in segments()}
+    assert there == {"manifest.json", "recipe.yaml", "texts.parquet", "attributes.parquet"}
+    assert segments()
+    machine("two")
+    found, wanted = (json.loads(stillhouse("status", run, "--json").stdout) for run in (RUN, local))
+    assert found["funnel"] == wanted["funnel"]
+    assert stillhouse("inspect", RUN, "attributes", "--json").stdout == (
+        stillhouse("inspect", local, "attributes", "--json").stdout
+    )
+    assert stillhouse("diff", local, RUN).returncode == 0
+    assert api.open_run(RUN).table("attributes").equals(api.open_run(local).table("attributes"))
+    assert tables_of(local_path(RUN)) == tables_of(local)
+    asked = sum(teacher_server.requests.values())
+    (local_path(RUN) / "attributes.parquet").unlink()
+    again = stillhouse("run", recipe, "--out", RUN, "--until", "attributes")
+    assert again.returncode == 0, again.stderr
+    assert sum(teacher_server.requests.values()) == asked, "all answers came with the run"
+    assert tables_of(local_path(RUN)) == tables_of(local)
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_machine_that_is_lost_in_the_middle_loses_no_answer_that_was_stored(
+    recipe: Path, tmp_path: Path, teacher_server: TeacherServer, machine: Callable[[str], None]
+) -> None:
+    local = tmp_path / "local"
+    assert stillhouse("run", recipe, "--out", local, "--until", "attributes").returncode == 0
+    teacher_server.requests.clear()
+    teacher_server.delay = 0.6
+    stored: dict[str, int] = {}
+    for name in ("one", "two"):
+        machine(name)
+        enough = len(segments()) + 2  # the first may be a note only
+        process = start(recipe)
+        await_that(lambda enough=enough: len(segments()) >= enough, process)  # type: ignore[misc]
+        process.kill()
+        process.wait()
+        shutil.rmtree(tmp_path / f"machine {name}")
+        machine(f"that looks after {name}")
+        folder = local_path(RUN)
+        with Journal(folder / "journal.sqlite"):
+            now = requests_on_disk(folder, teacher_server.base_url)
+        assert stored.keys() < now
+        assert {key: teacher_server.requests[key] for key in stored} == stored, "asked for again"
+        stored = {key: teacher_server.requests[key] for key in now}
+    machine("three")
+    teacher_server.delay = 0.0
+    done = stillhouse("run", recipe, "--out", RUN, "--until", "attributes")
+    assert done.returncode == 0, done.stderr
+    assert {key: teacher_server.requests[key] for key in stored} == stored
+    assert len(stored) < len(teacher_server.requests) == 14
+    assert tables_of(local_path(RUN)) == tables_of(local)
+
+
+def test_a_storage_that_fails_in_the_middle_stops_the_run_and_loses_no_answer(
+    recipe: Path, tmp_path: Path, teacher_server: TeacherServer, machine: Callable[[str], None], s3: ThreadedMotoServer
+) -> None:
+    sources = [{"path": str(DEMO_TEXTS), "domain_column": "domain", "licence": "CC0-1.0", "limit": TEXTS}]
+    teacher = endpoint_teacher(teacher_server)
+    recipe = write_recipe(tmp_path, teacher=teacher, runtime={"concurrency": 3}, texts={"sources": sources})
+    teacher_server.delay = 0.6
+    process = start(recipe)
+    await_that(lambda: len(segments()) >= 2, process)
+    s3.stop()
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert f"{RUN} cannot be written" in told
+    assert "run the same command again to resume" in told
+    assert "a secret" not in told
+    assert "Traceback" not in told
+    paid = set(teacher_server.requests)
+    (folder,) = (tmp_path / "machine one").glob("run-*")
+    assert str(folder) in told.replace("\n", "")
+    assert requests_on_disk(folder, teacher_server.base_url) == paid
+    assert 0 < len(paid) < TEXTS
+    away = stillhouse("status", RUN)
+    assert away.returncode == 1
+    assert f"{RUN} cannot be read" in away.stderr
+    s3.start()
+    teacher_server.delay = 0.0
+    assert stillhouse("run", recipe, "--out", RUN, "--until", "attributes").returncode == 0
+    assert set(teacher_server.requests.values()) == {1}
+    assert len(teacher_server.requests) == TEXTS
+    machine("two")
+    folder = local_path(RUN)
+    with Journal(folder / "journal.sqlite"):
+        assert requests_on_disk(folder, teacher_server.base_url) == set(teacher_server.requests)
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_run_that_another_machine_works_on_is_refused_and_read(
+    recipe: Path, teacher_server: TeacherServer, machine: Callable[[str], None]
+) -> None:
+    teacher_server.delay = 1.0
+    first = start(recipe)
+    await_that(lambda: bool(teacher_server.requests), first)
+    machine("two")
+    second = stillhouse("run", recipe, "--out", RUN, "--until", "attributes")
+    assert second.returncode == 1
+    assert f"another process is working on {RUN}: host {socket.gethostname()}, process {first.pid}" in (
+        " ".join(second.stderr.split())
+    )
+    assert stillhouse("status", RUN).returncode == 0
+    assert first.wait(timeout=120) == 0
+    assert set(teacher_server.requests.values()) == {1}
+    assert not objects().exists(f"{RUN}/{LOCK}")
+
+
+def test_the_lock_of_a_host_that_is_gone_is_taken_over(machine: Callable[[str], None]) -> None:
+    url = memory_url()
+    folder, remote = opened(url)
+    lock, storage = url.removeprefix("memory:/") + "/" + LOCK, fsspec.filesystem("memory")
+    for age, is_free in ((60, False), (130, True)):
+        storage.pipe_file(lock, json.dumps({"host": "elsewhere", "pid": 7, "time": time.time() - age}).encode())
+        if is_free:
+            with RunFolder(folder).locked():
+                assert json.loads(storage.cat_file(lock))["pid"] == os.getpid()
+        else:
+            with pytest.raises(RunError, match=r"host elsewhere, process 7, seen 60 s ago"), remote.held():
+                pass
+    storage.pipe_file(lock, b"half a lo")
+    with remote.held():
+        pass
+    assert not storage.exists(lock)
+
+
+def test_a_process_whose_run_was_taken_over_writes_no_more(machine: Callable[[str], None]) -> None:
+    url = memory_url()
+    folder, remote = opened(url)
+    storage, lock = fsspec.filesystem("memory"), url.removeprefix("memory:/") + "/" + LOCK
+    held = RunFolder(folder).locked()
+    held.__enter__()
+    storage.pipe_file(lock, json.dumps({"host": "elsewhere", "pid": 7, "time": 1.0, "token": "other"}).encode())
+    write_atomically(folder / "texts.parquet", b"mine")
+    with pytest.raises(RunError, match=r"host elsewhere.*took the run over"):
+        held.__exit__(None, None, None)
+    assert "took the run over" in remote.fault
+    assert storage.exists(lock), "the other's"
+    assert not storage.exists(lock.replace(LOCK, "texts.parquet"))
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_lock_is_renewed_and_its_loss_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = memory_url()
+    folder, remote = opened(url)
+    storage, lock = fsspec.filesystem("memory"), url.removeprefix("memory:/") + "/" + LOCK
+    monkeypatch.setattr("stillhouse.remote.REFRESH_SECONDS", 0.02)
+    with remote.held():
+        first = json.loads(storage.cat_file(lock))
+        deadline = time.monotonic() + 30
+        while json.loads(storage.cat_file(lock))["time"] == first["time"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert json.loads(storage.cat_file(lock)) | {"time": first["time"]} == first
+        storage.rm_file(lock)
+        while not remote.fault:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    with Journal(folder / "journal.sqlite") as journal, pytest.raises(RunError, match="took the run over"):
+        journal.set_note("batch", "state")
+
+
+names = st.sampled_from(["manifest.json", "a.parquet", "cuts/b/c.json", "dataset/default/x", "review/ä 1.json"])
+contents = st.sampled_from([b"", b"one", b"two", b"three"])
+works = st.lists(st.dictionaries(names, st.none() | contents), max_size=5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(works)
+def test_whoever_works_on_a_run_has_what_the_last_one_left(
+    tmp_path_factory: pytest.TempPathFactory, works: list[dict[str, bytes | None]]
+) -> None:
+    base, url = tmp_path_factory.mktemp("sync"), memory_url()
+    folders = [base / "one", base / "two"]
+    wanted: dict[str, bytes] = {"manifest.json": b"{}"}
+    for folder in folders:
+        folder.mkdir()
+    with Remote(url, folders[0]).held():
+        write_atomically(folders[0] / "manifest.json", b"{}")
+    for number, changes in enumerate([*works, {}, {}]):
+        folder = folders[number % 2]
+        with Remote(url, folder).held():
+            assert _files(folder) == wanted
+            for name, content in changes.items():
+                path = folder / name
+                if content is not None:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_atomically(path, content)
+                    wanted[name] = content
+                elif name != "manifest.json":
+                    path.unlink(missing_ok=True)
+                    wanted.pop(name, None)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_what_was_changed_here_and_there_is_kept_beside(
+    tmp_path: Path, machine: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    url = memory_url()
+    folder, remote = opened(url)
+    with remote.held():
+        write_atomically(folder / "verdicts.json", b"first")
+    write_atomically(folder / "verdicts.json", b"mine, and the process was killed")
+    machine("two")
+    other, its = opened(url)
+    with its.held():
+        write_atomically(other / "verdicts.json", b"theirs")
+    machine("one")
+    local_path(url)
+    assert (folder / "verdicts.json").read_bytes() == b"theirs"
+    (aside,) = folder.glob(".verdicts.json.aside-*")
+    assert aside.read_bytes() == b"mine, and the process was killed"
+    assert str(aside) in caplog.text
+
+
+def test_a_storage_that_was_emptied_takes_nothing_away_here(machine: Callable[[str], None]) -> None:
+    url = memory_url()
+    folder, remote = opened(url)
+    with remote.held():
+        write_atomically(folder / "manifest.json", b"{}")
+    fsspec.filesystem("memory").rm(url.removeprefix("memory:/"), recursive=True)
+    with pytest.raises(InputError, match="no longer holds the run"):
+        local_path(url)
+    assert (folder / "manifest.json").exists()
+
+
+def written(folder: Path) -> tuple[int, list[str], str | None]:
+    with Journal(folder / "journal.sqlite") as journal:
+        return journal.usage().calls, sorted(row[2] for row in journal.failures()), journal.note("batch")
+
+
+def test_answers_failures_and_notes_travel_once(machine: Callable[[str], None]) -> None:
+    url = memory_url()
+    folder, remote = opened(url)
+    with remote.held(), Journal(folder / "journal.sqlite") as journal:
+        for number in range(6):
+            journal.write([answer_row("s", call(number), Answer("ü\ud800"[:1], "stop", 1, 1, 0.1))])
+            journal.write([failure_row("s", call(number), f"cause {number}")])
+            journal.set_note("batch", f"state {number}")
+        assert len(remote.segments()) == 6
+        journal.send()
+        assert len(remote.segments()) == 6, "nothing is sent twice"
+    wanted = (6, [f"cause {number}" for number in range(6)], "state 5")
+    assert written(folder) == wanted
+    machine("two")
+    other, _ = opened(url)
+    assert written(other) == wanted
+    assert written(other) == wanted
+    (other / "journal.sqlite").unlink()
+    assert written(other) == wanted
+
+
+@pytest.mark.parametrize("killed", ["before the new one", "before the old ones go", "while the old ones go", "never"])
+def test_segments_are_folded_into_one_whenever_it_is_killed(
+    killed: str, machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = memory_url()
+    folder, remote = opened(url)
+    with Journal(folder / "journal.sqlite") as journal:
+        for number in range(4):
+            journal.write([answer_row("s", call(number), Answer("a", "stop", 1, 1, 0.1))])
+            journal.write([failure_row("s", call(number), f"cause {number}")])
+            journal.set_note("batch", f"state {number}")
+        old = remote.segments()
+    wanted = (4, [f"cause {number}" for number in range(4)], "state 3")
+    machine("two")
+    assert written(local_path(url)) == wanted
+    fold_and_be_killed(folder, killed)
+    left = remote.segments()
+    expected = {"before the new one": old, "while the old ones go": old[2:] + left[-1:], "never": left[-1:]}
+    assert left == expected.get(killed, [*old, left[-1]])
+    assert written(folder) == written(local_path(url)) == wanted, "also where the old ones are known"
+    machine("three")
+    other, its = opened(url)
+    assert written(other) == wanted
+    with Journal(other / "journal.sqlite") as journal:
+        journal.fold(most=0)
+        journal.set_note("batch", "state 9")
+    assert len(its.segments()) == 2
+    machine("four")
+    assert written(local_path(url)) == (*wanted[:2], "state 9")
+    assert written(folder) == (*wanted[:2], "state 9")
+
+
+def fold_and_be_killed(folder: Path, killed: str) -> None:
+    """Fold in a copy of this process, and kill it; the storage in memory is not shared, so ours does what it did."""
+    remote = remote_of(folder)
+    assert remote
+    put, remove = remote.put_segment, remote.remove_segments
+
+    class KilledError(BaseException):
+        pass
+
+    def put_and_die(name: str, content: Any) -> None:
+        if killed == "before the new one":
+            raise KilledError
+        put(name, content)
+
+    def remove_and_die(names: list[str]) -> None:
+        if killed == "before the old ones go":
+            raise KilledError
+        if killed == "while the old ones go":
+            remove(names[:2])
+            raise KilledError
+        remove(names)
+
+    with pytest.MonkeyPatch.context() as patch, Journal(folder / "journal.sqlite") as journal:
+        patch.setattr(remote, "put_segment", put_and_die)
+        patch.setattr(remote, "remove_segments", remove_and_die)
+        try:
+            journal.fold(most=3)
+        except KilledError:
+            assert killed != "never"
+
+
+def test_a_damaged_segment_is_named(machine: Callable[[str], None]) -> None:
+    url = memory_url()
+    folder, remote = opened(url)
+    remote.put_segment("0000000001-aa.jsonl.gz", b"\x1f\x8b\x08 not what it says")
+    with pytest.raises(RunError, match=r"journal/0000000001-aa.jsonl.gz of memory://.* is damaged"):
+        Journal(folder / "journal.sqlite")
+
+
+def test_a_damaged_journal_is_mended_and_what_was_not_sent_is_sent(
+    machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.journal import salvage
+
+    url = memory_url()
+    folder, remote = opened(url)
+    path = folder / "journal.sqlite"
+    with Journal(path) as journal:
+        for number in range(200):
+            journal.write([answer_row("s", call(number), Answer("a" * 500, "stop", 1, 1, 0.1))])
+        journal.send()
+        journal.write([answer_row("s", call(999), Answer("not sent", "stop", 1, 1, 0.1))])
+    data = bytearray(path.read_bytes())
+    with sqlite3.connect(path) as db:
+        (root,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'answers'").fetchone()
+    db.close()
+    data[(root - 1) * 4096 : root * 4096] = b"\xff" * 4096
+    path.write_bytes(data)
+    assert salvage(path) == 200, "all that were sent"
+    with Journal(path) as journal:
+        journal.send()
+    assert remote.segments() != []
+    machine("two")
+    assert written(local_path(url))[0] >= 200
+
+
+@pytest.mark.usefixtures("s3", "machine")
+def test_texts_are_read_from_a_storage(tmp_path: Path, recipe: Path) -> None:
+    objects().put_file(str(DEMO_TEXTS), f"s3://bucket/data/{DEMO_TEXTS.name}")
+    tables = []
+    for place in (str(DEMO_TEXTS), f"s3://bucket/data/{DEMO_TEXTS.name}", "s3://bucket/data"):
+        sources = [{"path": place, "domain_column": "domain", "licence": "CC0-1.0", "limit": 14}]
+        run = tmp_path / f"run {len(tables)}"
+        done = stillhouse("run", write_recipe(tmp_path, texts={"sources": sources}), "--out", run, "--until", "texts")
+        assert done.returncode == 0, done.stderr
+        tables.append(tables_of(run))
+    assert tables[0] == tables[1]
+    assert (
+        json.loads((tmp_path / "run 0" / "manifest.json").read_text())["stages"]["texts"]["fingerprint"]
+        == (json.loads((tmp_path / "run 1" / "manifest.json").read_text())["stages"]["texts"]["fingerprint"])
+    ), "the content counts, not where it lies"
+    missing = [{"path": "s3://bucket/none.jsonl", "licence": "CC0-1.0"}]
+    done = stillhouse("run", write_recipe(tmp_path, texts={"sources": missing}), "--out", tmp_path / "none")
+    assert done.returncode == 2
+    assert "s3://bucket/none.jsonl" in done.stderr
+
+
+@pytest.mark.usefixtures("machine")
+def test_places_in_a_run_are_found(tmp_path: Path) -> None:
+    url = memory_url()
+    folder, remote = opened(url)
+    assert local_path(f"file://{tmp_path}/a%20run") == tmp_path / "a run"
+    assert local_path("runs/demo") == Path("runs/demo")
+    assert local_path("memory://storage/dataset").name.startswith("dataset-"), "nor can be one"
+    assert local_path(f"{url}/dataset").name.startswith("dataset-"), "there is no run above it"
+    (folder / "cuts" / "soft" / "dataset").mkdir(parents=True)
+    with remote.held():
+        write_atomically(folder / "cuts" / "soft" / "dataset" / "facts.json", b"{}")
+        write_atomically(folder / "manifest.json", b"{}")
+    assert local_path(f"{url}/cuts/soft/") == folder / "cuts" / "soft"
+    assert local_path(f"{url}/cuts/soft/dataset") == folder / "cuts" / "soft" / "dataset"
+    write_atomically(folder / "difficulty.jsonl", b"{}")
+    (folder / "report").mkdir()
+    write_atomically(folder / "report" / "index.html", b"<p>")
+    RunFolder(folder).keep(folder / "report")
+    there = fsspec.filesystem("memory").find(url.removeprefix("memory:/"))
+    assert any(path.endswith("report/index.html") for path in there)
+    assert not any(path.endswith("difficulty.jsonl") for path in there)
+    for wrong, why in (
+        ("s3://bucket", "name a folder in it"),
+        ("s3://me:word@bucket/run", "credentials"),
+        ("s4://bucket/run", "s4"),
+    ):
+        with pytest.raises(InputError, match=why):
+            local_path(wrong)
+
+
+def test_a_client_that_is_not_installed_is_named() -> None:
+    script = "import sys; sys.modules['s3fs'] = None; from stillhouse.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "status", RUN], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 2
+    assert "pip install 'stillhouse[scale]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("s3", "machine")
+def test_no_bucket_and_no_run_are_told(recipe: Path) -> None:
+    done = stillhouse("run", recipe, "--out", "s3://nobody/run", "--until", "texts")
+    assert done.returncode == 1
+    assert "s3://nobody/run cannot be written (The specified bucket does not exist)" in done.stderr
+    done = stillhouse("status", "s3://bucket/nothing")
+    assert done.returncode == 2
+    assert "s3://bucket/nothing is not a run folder" in done.stderr
+
+
+def test_completing_asks_no_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = "stillhouse inspect s3://bucket/run att"
+    asked = {"_STILLHOUSE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": "3"}
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    done = subprocess.run([COMMAND], env=os.environ | asked, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout.split() == ["attributes"]
+    assert done.stderr == ""
