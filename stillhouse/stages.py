@@ -5,13 +5,14 @@ responses and go through IMPORT_STAGES.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from stillhouse.build import Build, Stage
 from stillhouse.checkpoint import Checkpoint
+from stillhouse.coverage import Table
 from stillhouse.encoder import load_encoder
 from stillhouse.errors import RunError
 from stillhouse.progress import Counts, Progress
@@ -149,13 +150,13 @@ def _decisions(build: Build) -> Counts:
 
 
 def _audit(build: Build) -> Counts:
-    table, findings, counts = audit_samples(build, build.table("decisions"))
+    table, findings, counts = audit_samples(build, build.folder.scan_table("decisions"))
     build.folder.write_table("audit", table)
     write_atomically(build.folder.findings_path, json.dumps(findings, indent=2).encode())
     return counts
 
 
-def audit_samples(build: Build, decisions: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, Any], Counts]:
+def audit_samples(build: Build, decisions: Table) -> tuple[pl.DataFrame, dict[str, Any], Counts]:
     """Return what people's verdicts make of the samples that `decisions` keep, the findings, and the counts."""
     from curation.audit.assessment import assess
     from curation.audit.outcome import audit_table, judged_samples
@@ -185,14 +186,14 @@ def _scorer(build: Build) -> Callable[[Sequence[tuple[str, str]]], "list[Score]"
 
 
 def _gates(build: Build) -> Counts:
-    tables = {name: build.table(name) for name in TABLES if name != "gates"}
+    tables = {name: build.folder.scan_table(name) for name in TABLES if name != "gates"}
     table, found, counts = gates_of(build, tables)
     build.folder.write_table("gates", table)
     write_atomically(build.folder.gates_path, json.dumps(found, indent=2).encode())
     return counts
 
 
-def gates_of(build: Build, tables: dict[str, pl.DataFrame]) -> tuple[pl.DataFrame, dict[str, Any], Counts]:
+def gates_of(build: Build, tables: Mapping[str, Table]) -> tuple[pl.DataFrame, dict[str, Any], Counts]:
     """Return what the gates make of samples and instructions, what they found, and the counts."""
     from hub_cards.evaluation import load_evaluation
     from hub_cards.gates import gate
@@ -210,7 +211,7 @@ def gates_of(build: Build, tables: dict[str, pl.DataFrame]) -> tuple[pl.DataFram
 def _dataset(build: Build) -> Counts:
     from hub_cards.dataset import Found, write_dataset
 
-    folder, tables = build.folder, {name: build.table(name) for name in TABLES}
+    folder, tables = build.folder, {name: build.folder.scan_table(name) for name in TABLES}
     found = Found(folder.findings(), folder.found_by_gates())
     return write_dataset(folder.dataset_path, tables, folder.manifest(), build.recipe.model_dump(mode="json"), found)
 

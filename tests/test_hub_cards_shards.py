@@ -22,6 +22,7 @@ def rows_of(count: int) -> pl.DataFrame:
 
 def test_a_large_table_is_several_files_with_all_rows_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = rows_of(100)
+    monkeypatch.setattr(shards, "GROUP_ROWS", 10)
     monkeypatch.setattr(shards, "SHARD_BYTES", rows.estimated_size() // 3)
     names = write_shards(tmp_path / "default", "train", rows)
     assert [name[:20] for name in names] == [f"train-{number:05d}-of-00004" for number in range(4)]
