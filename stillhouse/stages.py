@@ -266,8 +266,8 @@ _CURATION = (
         keys=(*_SCORER, "publish.leaks", "publish.private", "curation.encoder"),
         code=(
             *(f"hub_cards.{module}" for module in ("gates", "evaluation", "leaks", "wording", "privacy", "personal")),
-            "hub_cards.credentials",
-            "hub_cards.data",
+            *(f"hub_cards.{module}" for module in ("credentials", "data", "rows")),
+            "stillhouse.schemas",
             *_SCORING,
         ),
         run=_gates,
