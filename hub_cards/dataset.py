@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import yaml
 
 from hub_cards.card import dataset_card
@@ -13,9 +15,10 @@ from hub_cards.croissant import croissant
 from hub_cards.facts import collect_facts, published_recipe
 from hub_cards.gates import gated, gated_corrections
 from hub_cards.plots import write_plots
-from hub_cards.rows import Tables, audited, corrections, published_rows, split_by_text
+from hub_cards.rows import audited, corrections, lazy, published_rows, split_by_text
 from hub_cards.shards import write_shards
 from hub_cards.versions import changes_since
+from stillhouse.coverage import Table
 from stillhouse.errors import RunError
 from stillhouse.sections import UNKNOWN
 from stillhouse.store import replace_folder
@@ -33,7 +36,7 @@ class Found:
 
 
 def write_dataset(
-    target: Path, tables: Tables, manifest: dict[str, Any], recipe: dict[str, Any], found: Found
+    target: Path, tables: Mapping[str, Table], manifest: dict[str, Any], recipe: dict[str, Any], found: Found
 ) -> dict[str, int]:
     """Write the folder that `datasets.load_dataset(target)` and Polars read; return rows per config.
 
@@ -41,30 +44,33 @@ def write_dataset(
     people). Raises RunError where no row is left.
     """
     shown = published_recipe(recipe)
-    corrected, tables = corrections(tables), gated(audited(tables), tables["gates"])
-    kept, rejected = published_rows(tables, UNKNOWN if recipe["imported"] else shown["teacher"]["model"])
-    if kept.is_empty():
-        raise RunError("no row is left to publish: `stillhouse inspect RUN audit --by reason`, or gates, says why")
+    corrected, gates = corrections(lazy(tables)), tables["gates"].lazy()
+    left = gated(audited(lazy(tables)), gates)
+    kept, rejected = published_rows(left, UNKNOWN if recipe["imported"] else shown["teacher"]["model"])
     configs = {
-        "default": split_by_text(kept, recipe["publish"]["test_share"]),
-        "rejected": {"train": rejected},
-        "instructions": {"train": tables["instructions"]},
-        "perspectives": {"train": tables["perspectives"]},
-        "corrections": {"train": gated_corrections(corrected, tables["gates"])},
+        "default": kept,
+        "rejected": rejected,
+        "instructions": left["instructions"],
+        "perspectives": left["perspectives"],
+        "corrections": gated_corrections(corrected.lazy(), gates),
     }
-    configs = {name: splits for name, splits in configs.items() if any(len(rows) for rows in splits.values())}
+    heights = {name: rows.select(pl.len()).collect().item() for name, rows in configs.items()}
+    if not heights["default"]:
+        raise RunError("no row is left to publish: `stillhouse inspect RUN audit --by reason`, or gates, says why")
+    splits = {name: {"train": rows} for name, rows in configs.items() if heights[name]}
+    splits["default"] = split_by_text(kept, recipe["publish"]["test_share"])
     partial = target.with_name(f".{target.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     layout = {
-        name: {split: write_shards(partial / name, split, rows) for split, rows in splits.items()}
-        for name, splits in configs.items()
+        name: {split: write_shards(partial / name, split, rows) for split, rows in parts.items()}
+        for name, parts in splits.items()
     }
-    facts = collect_facts(tables, manifest, shown, found.audit, found.gates)
+    facts = collect_facts(left, manifest, shown, found.audit, found.gates)
     facts |= {"waiver": found.waiver, "repo": found.repo}
     facts["changes"] = changes_since(found.former, json.loads(json.dumps(facts)))
     _write_about(partial, facts, shown, layout)
     replace_folder(partial, target)
-    return {name: sum(len(rows) for rows in splits.values()) for name, splits in configs.items()}
+    return {name: heights[name] for name in splits}
 
 
 def _write_about(

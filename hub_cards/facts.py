@@ -44,9 +44,9 @@ def collect_facts(
     return {
         "name": recipe["name"],
         "licence": None if recipe["publish"]["licence"] == "unknown" else recipe["publish"]["licence"],
-        "languages": sorted(set(tables["texts"]["language"]) - {UNKNOWN}),
-        "text_licences": sorted(tables["texts"]["licence"].unique().to_list()),
-        "domains": sorted(tables["texts"]["domain"].unique().to_list()),
+        "languages": [language for language in _distinct(tables["texts"], "language") if language != UNKNOWN],
+        "text_licences": _distinct(tables["texts"], "licence"),
+        "domains": _distinct(tables["texts"], "domain"),
         **_generation(recipe, versions),
         "student": {
             **{key: recipe["curation"][key] for key in STUDENT_KEYS},
@@ -70,7 +70,7 @@ def collect_facts(
         "teacher_terms": None if recipe["imported"] else asdict(terms_of(recipe)),
         "recipe_digest": digest_of(recipe),
         "audit": {**findings, "arbiter": bool(findings.get("arbiter")), "outcomes": _counts(judged, "outcome")},
-        "not_audited": tables["decisions"].filter("kept").join(tables["audit"], on="sample_id", how="anti").height,
+        "not_audited": _not_audited(tables),
         "gates": gates,
         "versions": versions,
         "stages": {
@@ -101,9 +101,18 @@ def _kept_by_task_type(tables: Tables) -> dict[str, int]:
     return _counts(kept.join(tables["instructions"], on="instruction_id"), "task_type")
 
 
-def _counts(frame: pl.DataFrame, column: str) -> dict[str, int]:
-    counts = frame[column].value_counts().sort(["count", column], descending=[True, False])
-    return dict(counts.iter_rows())
+def _not_audited(tables: Tables) -> int:
+    kept = tables["decisions"].filter("kept").select("sample_id")
+    return int(kept.join(tables["audit"], on="sample_id", how="anti").select(pl.len()).collect().item())
+
+
+def _distinct(table: pl.LazyFrame, column: str) -> list[str]:
+    return sorted(table.select(pl.col(column).unique()).collect()[column])
+
+
+def _counts(table: pl.LazyFrame, column: str) -> dict[str, int]:
+    counts = table.group_by(column).len().sort(["len", column], descending=[True, False])
+    return dict(counts.collect().iter_rows())
 
 
 def _quantiles(tables: Tables, score: str) -> dict[str, list[float | None]]:
@@ -121,13 +130,14 @@ def _histogram(tables: Tables) -> dict[str, list[int]]:
 
 
 def _scores(tables: Tables, score: str) -> dict[str, pl.Series]:
-    scored = tables["scores"].join(tables["decisions"].select("sample_id", "kept"), on="sample_id")
+    kept = tables["decisions"].select("sample_id", "kept")
+    scored = tables["scores"].select("sample_id", score).join(kept, on="sample_id").select(score, "kept").collect()
     return {"kept": scored.filter("kept")[score].drop_nulls(), "all": scored[score].drop_nulls()}
 
 
 def _sources(tables: Tables, recipe: dict[str, Any]) -> list[dict[str, Any]]:
     """Return where texts came from, and how many did."""
-    counts = dict(tables["texts"]["source"].value_counts().iter_rows())
+    counts = _counts(tables["texts"], "source")
     found = []
     for source in recipe["texts"]["sources"]:
         name = source["dataset"] or Path(source["path"]).name

@@ -1,7 +1,7 @@
 """The gates before publishing: what leaks from evaluation sets is left out, what is private is replaced or left out."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +10,18 @@ import polars as pl
 from hub_cards.evaluation import Evaluation
 from hub_cards.leaks import find_leaks
 from hub_cards.privacy import KINDS, Finding, Kind, find_private, placeholder, redacted
-from hub_cards.rows import Tables, audited, corrections
+from hub_cards.rows import Tables, audited, corrections, lazy, replaced_rows
+from stillhouse.coverage import Table
 from stillhouse.encoder import Encoder
 from stillhouse.progress import Progress
-from stillhouse.schemas import GATES, conform
+from stillhouse.schemas import BATCH_ROWS, GATES, INSTRUCTIONS, PERSPECTIVES, Rows, conform
 from stillhouse.sections import Publish
 
 Scorer = Callable[[Sequence[tuple[str, str]]], Sequence[Any]]  # of pairs of prompt and completion
 SHOWN = ("text", "prompt", "completion")  # of a sample
 SCORES = ("difficulty", "perplexity", "ifd")
 TEXT = pl.Schema({"key": pl.String, "field": pl.String, "text": pl.String, "language": pl.String})
+FOUND = pl.Schema({"number": pl.Int64, "kind": pl.String, "start": pl.Int64, "end": pl.Int64})
 BEFORE = "corrections/"  # starts the key of a teacher's answer that people corrected: it leaves in that config alone
 ENGLISH = "en"  # in which instructions are worded
 
@@ -33,24 +35,26 @@ class Strings:
 
     def where(self, found: pl.DataFrame) -> pl.DataFrame:
         """Return keys and fields of findings (column `number` of the distinct string)."""
-        return self.table.join(self.distinct.select("number", "text"), on="text").join(found, on="number")
+        strings = self.distinct.select("number", "text").join(found, on="number")
+        return self.table.join(strings, on="text", maintain_order="left_right")
 
 
 def strings_of(tables: Tables) -> Strings:
     """Return the strings that leave with the data, by the ids of samples, instructions and perspectives."""
-    before = corrections(tables).select("teacher_completion", sample_id="id")
+    before = corrections(tables).lazy().select("teacher_completion", sample_id="id")
     corrected = pl.col("field") == "teacher_completion"
     samples = (
         audited(tables)["responses"].select("sample_id", "text_id", "prompt", completion="output")
-        .join(tables["texts"].select("text_id", "text", "language"), on="text_id", how="left")
-        .join(before, on="sample_id", how="left")
+        .join(tables["texts"].select("text_id", "text", "language"), on="text_id", how="left", maintain_order="left")
+        .join(before, on="sample_id", how="left", maintain_order="left")
+        .collect()
         .unpivot(
             [*SHOWN, "teacher_completion"], index=["sample_id", "language"], variable_name="field", value_name="string"
         )
         .with_columns(key=pl.when(corrected).then(BEFORE + pl.col("sample_id")).otherwise("sample_id"))
         .rename({"string": "text"})
     )  # fmt: skip
-    instructions, perspectives = tables["instructions"], tables["perspectives"]
+    instructions, perspectives = tables["instructions"].collect(), tables["perspectives"].collect()
     wording = instructions.select(key="instruction_id", field=pl.lit("instruction"), text="instruction")
     parts = [
         *(_parts(instructions, "instruction_id", name, "demonstration") for name in ("examples", "demos")),
@@ -71,7 +75,7 @@ def _parts(rows: pl.DataFrame, key: str, column: str, field: str) -> pl.DataFram
 
 
 def gate(
-    tables: Tables,
+    tables: Mapping[str, Table],
     settings: Publish,
     evaluation: Evaluation,
     encoder: Encoder | None,
@@ -85,7 +89,7 @@ def gate(
     lose their demonstrations instead, and `prompt` is their wording as it may leave (null: not at all); perspectives
     lose their members. A teacher's answer that people corrected is a row of its own, which leaves as it is or not.
     """
-    strings = strings_of(tables)
+    strings = strings_of(lazy(tables))
     progress.start("leaks", total=len(strings.distinct))
     leaks = strings.where(_leaks(strings, settings, evaluation, encoder, progress.update))
     out = leaks if settings.leaks.action == "exclude" else leaks.clear()
@@ -102,29 +106,30 @@ def gate(
 def _leaks(
     strings: Strings, settings: Publish, evaluation: Evaluation, encoder: Encoder | None, report: Callable[[int], None]
 ) -> pl.DataFrame:
-    return find_leaks(strings.distinct["text"].to_list(), evaluation, settings.leaks.similarity, encoder, report)
+    return find_leaks(strings.distinct["text"], evaluation, settings.leaks.similarity, encoder, report)
 
 
 def _private(strings: Strings, settings: Publish, report: Callable[[int], None]) -> pl.DataFrame:
     """Return findings: number of the string, kind, start, end."""
     # Names take a model to find; they are looked for where something is done with them.
     kinds = [kind for kind in KINDS if kind != "name" or settings.private.name != "keep"]
-    rows: list[tuple[int, str, int, int]] = []
+    found = [FOUND.to_frame()]
     done = 0
 
     def tell(more: int) -> None:
         report(done + more)
 
-    for (language,), part in strings.distinct.group_by("language", maintain_order=True):
-        found = find_private(part["text"].to_list(), kinds, str(language), tell)
-        rows += [
-            (number, one.kind, one.start, one.end)
-            for number, some in zip(part["number"], found, strict=True)
-            for one in some
-        ]
-        done += len(part)
-    schema = {"number": pl.Int64, "kind": pl.String, "start": pl.Int64, "end": pl.Int64}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    for (language,), same in strings.distinct.group_by("language", maintain_order=True):
+        for part in same.iter_slices(BATCH_ROWS):
+            spans = find_private(part["text"].to_list(), kinds, str(language), tell)
+            rows = [
+                (number, one.kind, one.start, one.end)
+                for number, some in zip(part["number"], spans, strict=True)
+                for one in some
+            ]
+            found.append(pl.DataFrame(rows, FOUND, orient="row"))
+            done += len(part)
+    return pl.concat(found)
 
 
 def _outcomes(leaks: pl.DataFrame, private: pl.DataFrame, settings: Publish) -> pl.DataFrame:
@@ -158,23 +163,28 @@ def _redacted(
         strings.table.filter(is_wording).join(table, on="key", how="semi")
         .join(leaks.filter(is_wording), on="key", how="anti"),
     ])  # fmt: skip
-    spans: dict[tuple[str, str], list[Finding]] = {}
-    values: dict[str, dict[str, Kind]] = {}
-    action = settings.private.model_dump()
-    for row in private.join(texts, on=["key", "field"], how="semi").iter_rows(named=True):
-        if action[row["kind"]] != "keep":
-            spans.setdefault((row["key"], row["field"]), []).append(Finding(row["start"], row["end"], row["kind"]))
-            values.setdefault(row["key"], {})[row["text"][row["start"] : row["end"]]] = row["kind"]
-    rows: dict[str, dict[str, str]] = {}
-    for key, field, text in texts.select("key", "field", "text").iter_rows():
-        name = "prompt" if field == "instruction" else field
-        rows.setdefault(key, {})[name] = _quotes_redacted(
-            redacted(text, spans.get((key, field), [])), values.get(key, {})
-        )
-    shown = pl.DataFrame(
-        [{"key": key, **row} for key, row in rows.items()], schema=dict.fromkeys(("key", *SHOWN), pl.String)
-    )
-    return table.join(shown, on="key", how="left", maintain_order="left")
+    acted_on = [kind for kind, action in settings.private.model_dump().items() if action != "keep"]
+    found = private.filter(pl.col("kind").is_in(acted_on)).join(texts, on=["key", "field"], how="semi")
+    value = pl.col("text").str.slice(pl.col("start"), pl.col("end") - pl.col("start"))
+    spans = found.select("key", span=pl.struct("field", "start", "end", "kind", value=value))
+    by_key = (
+        texts.group_by("key", maintain_order=True).agg(strings=pl.struct("field", "text"))
+        .join(spans.group_by("key", maintain_order=True).agg("span"), on="key", how="left")
+    )  # fmt: skip
+    rows = Rows(pl.Schema(dict.fromkeys(("key", *SHOWN), pl.String)), "redacted")
+    for place, (key, own, some) in enumerate(by_key.iter_rows()):
+        rows.add(place, {"key": key, **_without(own, some or [])})
+    return table.join(rows.table(), on="key", how="left", maintain_order="left")
+
+
+def _without(strings: list[dict[str, Any]], found: list[dict[str, Any]]) -> dict[str, str]:
+    """Return the strings of a sample or instruction, by column, without what was found in any of them."""
+    values = {one["value"]: one["kind"] for one in found}
+    row = {}
+    for field, text in (string.values() for string in strings):
+        spans = [Finding(one["start"], one["end"], one["kind"]) for one in found if one["field"] == field]
+        row["prompt" if field == "instruction" else field] = _quotes_redacted(redacted(text, spans), values)
+    return row
 
 
 def _quotes_redacted(text: str, values: dict[str, Kind]) -> str:
@@ -226,7 +236,7 @@ def _told_private(private: pl.DataFrame, settings: Publish) -> list[dict[str, An
     ]
 
 
-def gated(tables: Tables, gates: pl.DataFrame) -> Tables:
+def gated(tables: Tables, gates: pl.LazyFrame) -> Tables:
     """Return the tables as they may leave: excluded samples rejected and without their words, redacted ones replaced.
 
     `tables` are those of `rows.audited`. Instructions with a finding lose their examples and demonstrations, and of
@@ -249,36 +259,38 @@ def gated(tables: Tables, gates: pl.DataFrame) -> Tables:
     ).with_columns(
         shown=pl.when(gone).then(pl.lit("")).when(redacted_).then("text_")
     ).drop("outcome", "text_", "prompt_", "output_")  # fmt: skip
-    scores = tables["scores"].update(
-        samples.filter(pl.col("outcome") == "redacted").select("sample_id", *SCORES),
-        on="sample_id",
-        include_nulls=True,
-    )
+    anew = samples.filter(pl.col("outcome") == "redacted").select("sample_id", *SCORES)
+    scores = replaced_rows(tables["scores"], anew)
     fresh = {"decisions": decisions.drop("why"), "responses": responses, "scores": scores}
     return {**tables, **fresh, **_gated_tasks(tables, gates)}
 
 
-def _gated_tasks(tables: Tables, gates: pl.DataFrame) -> Tables:
+def _gated_tasks(tables: Tables, gates: pl.LazyFrame) -> Tables:
     """Return instructions and perspectives without what may not leave; labels and schema are part of the wording."""
     wordings = gates.select(instruction_id="key", wording=pl.col("prompt").fill_null(""))
     changed = pl.col("wording") != pl.col("instruction")
     instructions = tables["instructions"].join(wordings, on="instruction_id", how="left", maintain_order="left")
     instructions = instructions.with_columns(
-        *(_emptied(instructions, name, pl.col("wording").is_not_null()) for name in ("examples", "demos")),
-        _emptied(instructions, "labels", changed),
+        *(_emptied(INSTRUCTIONS, name, pl.col("wording").is_not_null()) for name in ("examples", "demos")),
+        _emptied(INSTRUCTIONS, "labels", changed),
         schema=pl.when(changed).then(None).otherwise("schema"),
         instruction=pl.coalesce("wording", "instruction"),
     ).drop("wording")
-    touched = pl.col("perspective_id").is_in(gates["key"].to_list())
-    perspectives = tables["perspectives"].with_columns(_emptied(tables["perspectives"], "members", touched))
+    touched = gates.select(perspective_id="key", touched=True)
+    perspectives = (
+        tables["perspectives"].join(touched, on="perspective_id", how="left", maintain_order="left")
+        .with_columns(_emptied(PERSPECTIVES, "members", pl.col("touched").is_not_null()))
+        .drop("touched")
+    )  # fmt: skip
     return {"instructions": instructions, "perspectives": perspectives}
 
 
-def _emptied(rows: pl.DataFrame, column: str, where: pl.Expr) -> pl.Expr:
-    return pl.when(where).then(pl.lit([], rows.schema[column])).otherwise(column).alias(column)
+def _emptied(schema: pl.Schema, column: str, where: pl.Expr) -> pl.Expr:
+    return pl.when(where).then(pl.lit([], schema[column])).otherwise(column).alias(column)
 
 
-def gated_corrections(corrected: pl.DataFrame, gates: pl.DataFrame) -> pl.DataFrame:
+def gated_corrections(corrected: pl.LazyFrame, gates: pl.LazyFrame) -> pl.LazyFrame:
     """Return the rows of `rows.corrections` in neither of whose answers anything was found."""
-    found = gates["key"].to_list()
-    return corrected.filter(~pl.col("id").is_in(found), ~(BEFORE + pl.col("id")).is_in(found))
+    for key in (pl.col("id"), BEFORE + pl.col("id")):
+        corrected = corrected.join(gates, left_on=key, right_on="key", how="anti", maintain_order="left")
+    return corrected

@@ -24,7 +24,7 @@ BATCH_TEXTS, BATCH_WORDS = 8192, 2**18
 
 
 def find_leaks(
-    texts: Sequence[str],
+    texts: Sequence[str] | pl.Series,
     evaluation: Evaluation,
     similarity: float | None = None,
     encoder: Encoder | None = None,
@@ -55,13 +55,13 @@ def find_leaks(
         leaks = [lookup.exact(parts), lookup.inside(parts)]
         if neighbours:
             rows = np.array([row for row, part in enumerate(parts) if len(part) >= MIN_WORDS], np.int64)
-            leaks.append(neighbours.find(rows, [texts[start + row] for row in rows]))
+            leaks.append(neighbours.find(rows, [texts[start + row] for row in rows.tolist()]))
         found.append(_best(leaks).with_columns(pl.col("number") + start))
         report(start + len(parts))
     return pl.concat(found)
 
 
-def _batches(texts: Sequence[str]) -> Iterator[tuple[int, list[list[str]]]]:
+def _batches(texts: Sequence[str] | pl.Series) -> Iterator[tuple[int, list[list[str]]]]:
     """Yield the position of the first text of each batch, and the words of its texts."""
     start, size = 0, 0
     parts: list[list[str]] = []

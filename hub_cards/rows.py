@@ -1,11 +1,19 @@
 """The rows of the published dataset, joined from the tables of a run."""
 
+from collections.abc import Mapping
+
 import polars as pl
 
+from stillhouse.coverage import Table
 from stillhouse.draws import uniform
 from stillhouse.schemas import CORRECTIONS, PUBLISHED, REJECTED, conform
 
-Tables = dict[str, pl.DataFrame]
+Tables = Mapping[str, pl.LazyFrame]  # of which only what is used is read
+
+
+def lazy(tables: Mapping[str, Table]) -> Tables:
+    """Return tables to be read as far as they are used."""
+    return {name: table.lazy() for name, table in tables.items()}
 
 
 def audited(tables: Tables) -> Tables:
@@ -20,10 +28,15 @@ def audited(tables: Tables) -> Tables:
     )  # fmt: skip
     corrected = audit.filter(pl.col("outcome") == "corrected").rename({"completion": "output"})
     replaced = {
-        name: tables[name].update(corrected.select("sample_id", *columns), on="sample_id", include_nulls=True)
+        name: replaced_rows(tables[name], corrected.select("sample_id", *columns))
         for name, columns in (("responses", ("output", "spans")), ("scores", ("difficulty", "perplexity", "ifd")))
     }
     return {**tables, **replaced, "decisions": decisions.drop("why")}
+
+
+def replaced_rows(table: pl.LazyFrame, rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Return a table of samples with other values, nulls too, in the columns and rows of `rows`."""
+    return table.update(rows, on="sample_id", include_nulls=True, maintain_order="left")
 
 
 def corrections(tables: Tables) -> pl.DataFrame:
@@ -35,10 +48,10 @@ def corrections(tables: Tables) -> pl.DataFrame:
         .join(answers, on="sample_id", maintain_order="left")
         .with_columns(pl.col("sample_id").alias("id"), pl.col("annotators").list.len().cast(pl.Int64))
     )  # fmt: skip
-    return conform(rows.select(CORRECTIONS.names()), CORRECTIONS, "corrections")
+    return conform(rows.select(CORRECTIONS.names()).collect(), CORRECTIONS, "corrections")
 
 
-def published_rows(tables: Tables, teacher: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+def published_rows(tables: Tables, teacher: str) -> tuple[pl.LazyFrame, pl.LazyFrame]:
     """Return the kept rows and the rejected ones (with filter and reason), both in the order of `responses`.
 
     `tables` are those of `gates.gated`: a sample may show another text than it was made of, or none (`shown`).
@@ -68,22 +81,28 @@ def published_rows(tables: Tables, teacher: str) -> tuple[pl.DataFrame, pl.DataF
             pl.concat_list(_message("user", "prompt"), _message("assistant", "output")).alias("messages"),
         )
     )
-    kept = conform(rows.filter("kept").select(PUBLISHED.names()), PUBLISHED, "default")
-    rejected = conform(rows.filter(~pl.col("kept")).select(REJECTED.names()), REJECTED, "rejected")
-    return kept, rejected
+    return rows.filter("kept").select(_cast(PUBLISHED)), rows.filter(~pl.col("kept")).select(_cast(REJECTED))
 
 
-def split_by_text(rows: pl.DataFrame, test_share: float) -> dict[str, pl.DataFrame]:
+def split_by_text(rows: pl.LazyFrame, test_share: float) -> dict[str, pl.LazyFrame]:
     """Return the splits train and test; a text is in one of them only. An empty split is left out.
 
     A text's split depends on nothing but the text, so it stays the same in every later version. Rows that would all
     be test rows are all train rows instead.
     """
-    test = pl.Series([uniform(text) for text in rows["text"]], dtype=pl.Float64) < test_share
-    if test.all():
+    in_test = pl.col("text").map_batches(_draws, pl.Float64, is_elementwise=True) < test_share
+    count, tested = rows.select(pl.len(), in_test.sum().alias("tested")).collect().row(0)
+    if tested in (0, count):
         return {"train": rows}
-    splits = {"train": rows.filter(~test), "test": rows.filter(test)}
-    return {name: split for name, split in splits.items() if len(split)}
+    return {"train": rows.filter(~in_test), "test": rows.filter(in_test)}
+
+
+def _draws(texts: pl.Series) -> pl.Series:
+    return pl.Series([uniform(text) for text in texts], dtype=pl.Float64)
+
+
+def _cast(schema: pl.Schema) -> list[pl.Expr]:
+    return [pl.col(name).cast(dtype) for name, dtype in schema.items()]
 
 
 def _message(role: str, column: str) -> pl.Expr:

@@ -1,6 +1,6 @@
 """Questions to the teacher whose answers are checked: an invalid one is asked for again, with its fault told."""
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -45,17 +45,33 @@ def ask_checked(
     engine: Engine,
     label: str | None = None,
 ) -> dict[Key, Outcome[Value]]:
+    """Ask as `ask_each` does, and return the outcomes in the order of the keys: for as many as memory holds."""
+    outcomes: dict[Key, Outcome[Value]] = dict.fromkeys(keys, Outcome(reason=FAILED))
+    ask_each(outcomes, question, check, outcomes.__setitem__, stage, asker, engine, label)
+    return outcomes
+
+
+def ask_each(
+    keys: Collection[Key],
+    question: Callable[[Key], Question],
+    check: Callable[[Key, Any], Value],
+    keep: Callable[[Key, Outcome[Value]], None],
+    stage: str,
+    asker: Asker,
+    engine: Engine,
+    label: str | None = None,
+) -> None:
     """Ask a question per key until it has a valid answer, at most `teacher.corrections` times more.
 
     `question` is called when a row's turn comes, so that few prompts are held at a time. `check` turns the JSON value
-    of an answer into a value, or raises UnusableAnswerError with the reason. Where a call fails the journal keeps its
-    cause, and the next run asks it again; where a correction fails, the fault before it stands. `label` is what the
-    progress is shown under, the stage unless given. Returns the outcomes in the order of the keys.
+    of an answer into a value, or raises UnusableAnswerError with the reason. `keep` is given the outcome of each key
+    as soon as it is there, in any order; nothing else holds it. Where a call fails the journal keeps its cause, and the
+    next run asks it again; where a correction fails, the fault before it stands. `label` is what the progress is shown
+    under, the stage unless given.
     """
-    outcomes: dict[Key, Outcome[Value]] = dict.fromkeys(keys, Outcome(reason=FAILED))
 
     async def settle(key: Key) -> bool | None:
-        asked = question(key)
+        asked, outcome = question(key), Outcome[Value](reason=FAILED)
         calls: tuple[str, ...] = ()
         for attempt in range(asker.teacher.corrections + 1):
             call = asker.call(asked.prompt, asked.schema, asked.temperature, asked.max_tokens)
@@ -64,14 +80,14 @@ def ask_checked(
                 break
             calls = (*calls, call.call_id)
             value, fault = _checked(key, answer, check)
-            outcomes[key] = Outcome(value, fault, answer, calls)
+            outcome = Outcome(value, fault, answer, calls)
             if fault is None:
-                return True
+                break
             asked = replace(asked, prompt=asked.prompt.corrected(answer.text, fault))
-        return False if calls else None
+        keep(key, outcome)
+        return outcome.reason is None if calls else None
 
-    engine.each(outcomes, settle, stage, len(outcomes), label)
-    return outcomes
+    engine.each(keys, settle, stage, len(keys), label)
 
 
 def _checked(key: Key, answer: Answer, check: Callable[[Key, Any], Value]) -> tuple[Value | None, str | None]:

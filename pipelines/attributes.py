@@ -2,19 +2,18 @@
 
 import re
 import unicodedata
-from collections import Counter
 from typing import Any
 
 import polars as pl
 
-from pipelines.asking import Outcome, Question, ask_checked
+from pipelines.asking import Outcome, Question, ask_each
 from pipelines.calls import UnusableAnswerError
 from pipelines.engine import Engine
 from pipelines.names import fold_names, normalise_name
 from pipelines.prompting import Asker, Template, load_template, object_schema, sample_shots
 from stillhouse.errors import RunError
 from stillhouse.progress import Counts
-from stillhouse.schemas import ATTRIBUTES, table_of
+from stillhouse.schemas import ATTRIBUTES, Rows
 from stillhouse.sections import Attributes, Domain
 
 SHOTS = 4
@@ -36,23 +35,29 @@ def enumerate_attributes(
     about, of those with a usable answer, of unusable answers by reason, and the attributes per text. Raises RunError
     where no answer is usable.
     """
-    template = _template(domain)
-    contents = dict(texts.select("text_id", "text").iter_rows())
-
-    def question(text_id: str) -> Question:
-        return _question(text_id, contents[text_id], template, domain, settings)
-
+    template, rows = _template(domain), Rows(ATTRIBUTES, "attributes")
     # In the order of the shots: a shared beginning is computed once by most servers.
-    outcomes = ask_checked(sorted(contents, key=_shot_set), question, _items, "attributes", asker, engine)
-    rows = [row for text_id in contents for row in _rows(text_id, outcomes[text_id])]
-    unusable = Counter(f"unusable: {outcome.reason}" for outcome in outcomes.values() if outcome.reason)
-    parsed = len(outcomes) - unusable.total()
+    shots = pl.Series((_shot_set(text_id) for text_id in texts["text_id"]), dtype=pl.Int64)
+    asked = texts.select("text_id", "text").with_row_index().sort(shots, maintain_order=True)
+
+    def question(number: int) -> Question:
+        _, text_id, text = asked.row(number)
+        return _question(text_id, text, template, domain, settings)
+
+    def keep(number: int, outcome: Outcome[list[dict[str, str]]]) -> None:
+        place, text_id, _ = asked.row(number)
+        for row in _rows(text_id, outcome):
+            rows.add(place, row)
+
+    ask_each(range(len(asked)), question, _items, keep, "attributes", asker, engine)
+    table = rows.table()
+    unusable = dict(table.drop_nulls("reason").group_by("reason", maintain_order=True).len().iter_rows())
+    parsed, told = len(texts) - sum(unusable.values()), {f"unusable: {why}": count for why, count in unusable.items()}
     if not parsed:
-        raise RunError(f"attributes: no answer of {len(texts)} is usable ({dict(unusable)}); use a stronger teacher")
-    table = fold(table_of(rows, ATTRIBUTES, "attributes"))
+        raise RunError(f"attributes: no answer of {len(texts)} is usable ({told}); use a stronger teacher")
+    table = fold(table)
     per_text = round(table["name"].count() / parsed, 2)
-    counts = {"asked": len(outcomes), "parsed": parsed, "per text": per_text, **unusable}
-    return table, counts
+    return table, {"asked": len(texts), "parsed": parsed, "per text": per_text, **told}
 
 
 def fold(attributes: pl.DataFrame) -> pl.DataFrame:
@@ -95,7 +100,7 @@ def _question(text_id: str, text: str, template: Template, domain: Domain, setti
     return Question(prompt, schema, settings.temperature, MAX_TOKENS_PER_ATTRIBUTE * settings.per_text)
 
 
-def _items(text_id: str, value: Any) -> list[dict[str, str]]:
+def _items(key: object, value: Any) -> list[dict[str, str]]:
     """Return the attributes of an answer. Raises UnusableAnswerError where it holds something else, or none."""
     items = value.get("attributes") if isinstance(value, dict) else None
     if not isinstance(items, list) or not all(_is_attribute(item) for item in items):

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import polars as pl
+
 from pipelines.asking import Question, ask_checked
 from pipelines.calls import UnusableAnswerError
 from pipelines.definitions import Demo, Draft
@@ -24,16 +26,17 @@ Ask = tuple[int, int]  # number of the task, number of the call
 
 
 def add_demonstrations(
-    drafts: Sequence[Draft], texts: Sequence[str], settings: Instructions, asker: Asker, engine: Engine
+    drafts: Sequence[Draft], texts: pl.Series, settings: Instructions, asker: Asker, engine: Engine
 ) -> dict[str, int]:
     """Give each task its demonstrations; those that break the task, or copy a real text, are left out.
 
     Returns how many calls gave no usable one, by reason.
     """
+    places, count = range(len(texts)), min(STYLES, len(texts))
     styles = {
-        (number, call): random.Random(f"{asker.seed} {draft.instruction_id} {call}").sample(
-            list(texts), min(STYLES, len(texts))
-        )
+        (number, call): [
+            texts[place] for place in random.Random(f"{asker.seed} {draft.instruction_id} {call}").sample(places, count)
+        ]
         for number, draft in enumerate(drafts)
         for call in range(settings.demo_calls)
     }

@@ -60,7 +60,7 @@ def write_instructions(
     kept = [draft for draft in drafts if not draft.reason]
     dropped = Counter(f"dropped: {draft.reason}" for draft in drafts if draft.reason)
     tasks = [draft for draft in kept if draft.task.task_type != "analysis"]
-    unusable = add_demonstrations(tasks, texts["text"].to_list(), settings, asker, engine)
+    unusable = add_demonstrations(tasks, texts["text"], settings, asker, engine)
     table = table_of([_row(draft, asker) for draft in drafts], INSTRUCTIONS, "instructions")
     demos = sum(len(draft.demos) for draft in kept)
     return table, {"written": len(drafts), **dropped, "kept": len(kept), "demonstrations": demos, **unusable}

@@ -1,6 +1,8 @@
 """Rows of a file, a folder of files or a dataset, with clear errors where something is broken."""
 
+import codecs
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -30,11 +32,12 @@ def source_files(source: TextSource) -> list[Path]:
     return files
 
 
-def read_source(source: TextSource) -> list[tuple[str, pl.DataFrame]]:
-    """Return the rows of each file of a source, or of its dataset, with its name. Raises InputError."""
+def read_source(source: TextSource) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Yield the rows of each file of a source, or of its dataset, with its name. Raises InputError."""
     if source.dataset:
-        return [(source.dataset, _read_dataset(source))]
-    return [(str(file), read_file(file)) for file in source_files(source)]
+        yield source.dataset, _read_dataset(source)
+    for file in source_files(source):
+        yield str(file), read_file(file)
 
 
 def require_columns(wanted: list[str], present: list[str], place: str) -> None:
@@ -52,40 +55,45 @@ def read_file(path: Path) -> pl.DataFrame:
     try:
         if suffix == ".parquet":
             return pl.read_parquet(path, glob=False)
-        content = _decode(path)
+        content = _read_utf8(path)
         if suffix == ".txt":
-            return pl.DataFrame({"text": content.removesuffix("\n").split("\n")}, schema={"text": pl.String})
+            return pl.DataFrame({"text": [content.removesuffix(b"\n").decode()]}).select(
+                pl.col("text").str.split("\n").explode()
+            )
         if suffix == ".csv":
-            return pl.read_csv(content.encode(), infer_schema=False)
+            return pl.read_csv(content, infer_schema=False)
         if suffix == ".json":
-            return pl.read_json(content.encode(), infer_schema_length=None)
-        return pl.read_ndjson(content.encode(), infer_schema_length=None)
+            return pl.read_json(content, infer_schema_length=None)
+        return pl.read_ndjson(content, infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
         raise InputError(f"{path} is not a readable {suffix[1:]} file: {_broken_line(path) or error}") from error
 
 
-def _decode(path: Path) -> str:
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{path}, line {line}: not UTF-8 (byte 0x{content[error.start]:02x}). "
-            f"Convert it first, for example: iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}"
-        ) from error
+def _read_utf8(path: Path) -> bytes:
+    """Return the content without a byte order mark. Raises InputError that names the first line that is not UTF-8."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{path}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x}). "
+                    f"Convert it first, for example: iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}"
+                ) from error
+    return path.read_bytes().removeprefix(codecs.BOM_UTF8)
 
 
 def _broken_line(path: Path) -> str | None:
     """Name the first line of a JSONL file that is not an object; None for other kinds."""
     if path.suffix.lower() not in {".jsonl", ".ndjson"}:
         return None
-    for number, line in enumerate(_decode(path).splitlines(), start=1):
-        try:
-            if line.strip() and not isinstance(json.loads(line), dict):
-                return f"line {number} is not a JSON object"
-        except ValueError as error:
-            return f"line {number}: {error}"
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                if line.strip() and not isinstance(json.loads(line), dict):
+                    return f"line {number} is not a JSON object"
+            except ValueError as error:
+                return f"line {number}: {error}"
     return None
 
 

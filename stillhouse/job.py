@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from rich.console import Console
 
-from stillhouse.coverage import coverage, funnel, unmet_quotas
+from stillhouse.coverage import Table, coverage, funnel, unmet_quotas
 from stillhouse.cuts import Cut, difference, diversity_of, last_cut, make_cuts
 from stillhouse.display import Display, print_json
 from stillhouse.errors import InputError
@@ -275,7 +275,9 @@ def write_cut_dataset(folder: RunFolder, cut: Cut) -> Path:
         kind = cut.name.removeprefix(f"{cut.control_of}-")
         made["curation"] |= {"strategy": f"{kind}, as many as in the cut {cut.control_of}", "quotas": []}
     build = build_of(recipe, folder, Unseen())
-    tables = {name: folder.read_table(name) for name in TABLES if name not in ("decisions", "audit", "gates")}
+    tables: dict[str, Table] = {
+        name: folder.scan_table(name) for name in TABLES if name not in ("decisions", "audit", "gates")
+    }
     tables["decisions"] = cut.decisions
     tables["audit"], findings, _ = audit_samples(build, cut.decisions)
     tables["gates"], gates, _ = gates_of(build, tables)

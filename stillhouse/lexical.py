@@ -5,12 +5,14 @@ Broder, "On the resemblance and containment of documents", 1997; Leskovec et al.
 
 from collections.abc import Sequence
 
+import polars as pl
+
 SHINGLE = 5  # characters: as many in a language without spaces, and one typing error leaves most of them
 HASHES = 256
 RECALL = 0.98
 
 
-def find_lexical_duplicates(texts: Sequence[str], threshold: float) -> list[bool]:
+def find_lexical_duplicates(texts: Sequence[str] | pl.Series, threshold: float) -> list[bool]:
     """Say of each text whether a text before it that is no duplicate is so similar: first wins, as in `texts`.
 
     Similarity is the Jaccard similarity |A & B| / |A | B| of the sets of shingles. Of pairs just at the threshold at

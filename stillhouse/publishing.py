@@ -120,7 +120,7 @@ def _dataset_for(folder: RunFolder, waiver: str | None, target: "Repo | Path") -
     from hub_cards.hub import former_facts
 
     recipe, manifest = load_recipe(folder.recipe_path).model_dump(mode="json"), folder.manifest()
-    tables = {name: folder.read_table(name) for name in TABLES}
+    tables = {name: folder.scan_table(name) for name in TABLES}
     accepted = folder.findings()["decision"] == "accepted"
     found = Found(
         folder.findings(),

@@ -81,11 +81,14 @@ def content_of(folder: RunFolder, against: Path | None = None) -> "Content":
 def _as_they_may_leave(tables: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
     """Return the tables without what people rejected and what the gates hold back, as far as those are done."""
     from hub_cards.gates import gated
-    from hub_cards.rows import audited
+    from hub_cards.rows import audited, lazy
 
-    if "audit" in tables:
-        tables = audited(tables)
-    return gated(tables, tables["gates"]) if "gates" in tables else tables
+    left = lazy(tables)
+    if "audit" in left:
+        left = audited(left)
+    if "gates" in left:
+        left = gated(left, left["gates"])
+    return {name: table.collect() for name, table in left.items()}
 
 
 def _journal_of(folder: RunFolder) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -4,9 +4,13 @@ The comment beside a column says what it holds (docs/reference/tables.md is made
 where it first stands.
 """
 
+from collections.abc import Mapping
+
 import polars as pl
 
 from stillhouse.errors import RunError
+
+BATCH_ROWS = 2_000  # that are Python objects at a time
 
 
 def _schema(**columns: pl.DataType | type[pl.DataType]) -> pl.Schema:
@@ -259,3 +263,33 @@ def conform(frame: pl.DataFrame, schema: pl.Schema, name: str) -> pl.DataFrame:
 def table_of(rows: list[dict[str, object]], schema: pl.Schema, name: str) -> pl.DataFrame:
     """Make a table of `schema` from row dictionaries; no rows give an empty table of the same schema."""
     return conform(pl.DataFrame(rows, schema=schema, orient="row"), schema, name)
+
+
+class Rows:
+    """Rows on their way into a table: few at a time are Python objects, which take ten times the memory.
+
+    They come in any order; each says its place.
+    """
+
+    def __init__(self, schema: pl.Schema, name: str) -> None:
+        """Begin the table `name` of a schema."""
+        self._schema, self._name = schema, name
+        self._placed = pl.Schema([("_place", pl.Int64), *schema.items()])
+        self._waiting: list[dict[str, object]] = []
+        self._pieces: list[pl.DataFrame] = []
+
+    def add(self, place: int, row: Mapping[str, object]) -> None:
+        """Take a row; it comes after those of a smaller place, and after those of the same that came before."""
+        self._waiting.append({"_place": place, **row})
+        if len(self._waiting) >= BATCH_ROWS:
+            self._settle()
+
+    def table(self) -> pl.DataFrame:
+        """Return all rows, in their order. Raises RunError as `conform` does."""
+        self._settle()
+        table = pl.concat(self._pieces).sort("_place", maintain_order=True)
+        return conform(table.drop("_place"), self._schema, self._name)
+
+    def _settle(self) -> None:
+        self._pieces.append(table_of(self._waiting, self._placed, self._name))
+        self._waiting = []

@@ -5,7 +5,7 @@ responses and go through IMPORT_STAGES.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import polars as pl
 
 from stillhouse.build import Build, Stage
 from stillhouse.checkpoint import Checkpoint
+from stillhouse.coverage import Table
 from stillhouse.encoder import load_embedding, load_encoder
 from stillhouse.errors import RunError
 from stillhouse.places import Here, Result, Work, unheard
@@ -157,13 +158,13 @@ def _decisions(build: Build) -> Counts:
 
 
 def _audit(build: Build) -> Counts:
-    table, findings, counts = audit_samples(build, build.table("decisions"))
+    table, findings, counts = audit_samples(build, build.folder.scan_table("decisions"))
     build.folder.write_table("audit", table)
     write_atomically(build.folder.findings_path, json.dumps(findings, indent=2).encode())
     return counts
 
 
-def audit_samples(build: Build, decisions: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, Any], Counts]:
+def audit_samples(build: Build, decisions: Table) -> tuple[pl.DataFrame, dict[str, Any], Counts]:
     """Return what people's verdicts make of the samples that `decisions` keep, the findings, and the counts."""
     from curation.audit.assessment import assess
     from curation.audit.outcome import audit_table, judged_samples
@@ -196,14 +197,14 @@ def _scorer(build: Build) -> Callable[[Sequence[tuple[str, str]]], "list[Score]"
 
 
 def _gates(build: Build) -> Counts:
-    tables = {name: build.table(name) for name in TABLES if name != "gates"}
+    tables = {name: build.folder.scan_table(name) for name in TABLES if name != "gates"}
     table, found, counts = gates_of(build, tables)
     build.folder.write_table("gates", table)
     write_atomically(build.folder.gates_path, json.dumps(found, indent=2).encode())
     return counts
 
 
-def gates_of(build: Build, tables: dict[str, pl.DataFrame]) -> tuple[pl.DataFrame, dict[str, Any], Counts]:
+def gates_of(build: Build, tables: Mapping[str, Table]) -> tuple[pl.DataFrame, dict[str, Any], Counts]:
     """Return what the gates make of samples and instructions, what they found, and the counts."""
     from hub_cards.evaluation import load_evaluation
     from hub_cards.gates import gate
@@ -221,7 +222,7 @@ def gates_of(build: Build, tables: dict[str, pl.DataFrame]) -> tuple[pl.DataFram
 def _dataset(build: Build) -> Counts:
     from hub_cards.dataset import Found, write_dataset
 
-    folder, tables = build.folder, {name: build.table(name) for name in TABLES}
+    folder, tables = build.folder, {name: build.folder.scan_table(name) for name in TABLES}
     found = Found(folder.findings(), folder.found_by_gates())
     return write_dataset(folder.dataset_path, tables, folder.manifest(), build.recipe.model_dump(mode="json"), found)
 
@@ -276,8 +277,8 @@ _CURATION = (
         keys=(*_SCORER, "publish.leaks", "publish.private", "curation.encoder"),
         code=(
             *(f"hub_cards.{module}" for module in ("gates", "evaluation", "leaks", "wording", "privacy", "personal")),
-            "hub_cards.credentials",
-            "hub_cards.data",
+            *(f"hub_cards.{module}" for module in ("credentials", "data", "rows")),
+            "stillhouse.schemas",
             *_SCORING,
         ),
         run=_gates,

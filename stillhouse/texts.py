@@ -3,7 +3,8 @@
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice, repeat
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +12,7 @@ import polars as pl
 from stillhouse.errors import InputError
 from stillhouse.files import read_source, require_columns
 from stillhouse.lexical import find_lexical_duplicates
-from stillhouse.schemas import TEXTS, table_of
+from stillhouse.schemas import BATCH_ROWS, TEXTS, Rows
 from stillhouse.sections import TextSource
 
 
@@ -32,47 +33,49 @@ def read_texts(sources: Iterable[TextSource], similarity: float | None = None) -
     `similarity` are left out (see `find_lexical_duplicates`), `near_duplicate`.
     Raises InputError naming the file, and row or column, where a source cannot be read or holds no text.
     """
-    rows: dict[str, dict[str, object]] = {}
+    rows, seen, blank = Rows(TEXTS, "texts"), set[int](), text_id("")
     counts = {"read": 0, "blank": 0, "duplicate": 0}
     for source in sources:
+        name = source.dataset or Path(source.path or "").name
         for text, domain in _read_source(source):
             counts["read"] += 1
             key = text_id(text)
-            if not normalise(text):
+            number = int(key, 16)
+            if key == blank:
                 counts["blank"] += 1
-            elif key in rows:
+            elif number in seen:
                 counts["duplicate"] += 1
             else:
-                rows[key] = {
-                    "text_id": key,
-                    "text": text.strip(),
-                    "domain": domain,
-                    "source": source.dataset or Path(source.path or "").name,
-                    "licence": source.licence,
-                    "language": source.language,
-                }
-    if not rows:
+                row = {"text_id": key, "text": text.strip(), "domain": domain, "source": name}
+                rows.add(len(seen), {**row, "licence": source.licence, "language": source.language})
+                seen.add(number)
+    if not seen:
         raise InputError(f"no text is left of {counts['read']} rows read ({counts['blank']} blank); check the sources")
-    table = table_of(list(rows.values()), TEXTS, "texts")
+    table = rows.table()
     if similarity is None:
         return table, counts
-    near = pl.Series(find_lexical_duplicates([normalise(text) for text in table["text"]], similarity))
+    near = pl.Series(find_lexical_duplicates(_normalised(table["text"]), similarity))
     return table.filter(~near), {**counts, "near_duplicate": int(near.sum())}
 
 
-def _read_source(source: TextSource) -> list[tuple[str, str]]:
-    rows = [row for place, frame in read_source(source) for row in _pick_columns(frame, source, place)]
-    return rows[: source.limit]
+def _normalised(texts: pl.Series) -> pl.Series:
+    parts = texts.to_frame("text").iter_slices(BATCH_ROWS)
+    return pl.concat([pl.Series([normalise(text) for text in part["text"]]) for part in parts], rechunk=True)
 
 
-def _pick_columns(frame: pl.DataFrame, source: TextSource, place: str) -> list[tuple[str, str]]:
+def _read_source(source: TextSource) -> Iterator[tuple[str, str]]:
+    """Yield text and domain of each row up to the limit."""
+    rows = (row for place, frame in read_source(source) for row in _pick_columns(frame, source, place))
+    return islice(rows, source.limit)
+
+
+def _pick_columns(frame: pl.DataFrame, source: TextSource, place: str) -> Iterator[tuple[str, str]]:
     wanted = [name for name in (source.column, source.domain_column) if name]
     require_columns(wanted, frame.columns, place)
     for column in wanted:
         if frame.schema[column] not in (pl.String, pl.Categorical, pl.Null):
             raise InputError(f"texts: {place}: column `{column}` holds {frame.schema[column]}, not text")
-    texts = frame[source.column].cast(pl.String).fill_null("").to_list()
+    texts = frame[source.column].cast(pl.String).fill_null("")
     if not source.domain_column:
-        return [(text, source.domain) for text in texts]
-    domains = frame[source.domain_column].cast(pl.String).fill_null(source.domain).to_list()
-    return list(zip(texts, domains, strict=True))
+        return zip(texts, repeat(source.domain))
+    return zip(texts, frame[source.domain_column].cast(pl.String).fill_null(source.domain), strict=True)

@@ -96,13 +96,13 @@ def test_the_funnels_of_card_and_facts_are_one(offline_run: Path, content: Conte
 
 def test_no_text_is_in_two_splits_and_splits_are_stable() -> None:
     rows = pl.DataFrame({"text": [f"text {number % 200}" for number in range(1000)]})
-    splits = split_by_text(rows, 0.1)
+    splits = {name: split.collect() for name, split in split_by_text(rows.lazy(), 0.1).items()}
     assert not set(splits["train"]["text"]) & set(splits["test"]["text"])
     assert len(splits["test"]) / len(rows) == pytest.approx(0.1, abs=0.06)
-    part = split_by_text(rows.head(100), 0.1)
-    assert set(part["test"]["text"]) <= set(splits["test"]["text"])
-    assert list(split_by_text(rows, 0.0)) == ["train"]
-    assert list(split_by_text(rows, 0.999999)) == ["train"]
+    part = split_by_text(rows.head(100).lazy(), 0.1)
+    assert set(part["test"].collect()["text"]) <= set(splits["test"]["text"])
+    assert list(split_by_text(rows.lazy(), 0.0)) == ["train"]
+    assert list(split_by_text(rows.lazy(), 0.999999)) == ["train"]
 
 
 def test_a_rebuilt_folder_is_not_served_from_the_cache(content: Content, tmp_path: Path) -> None:

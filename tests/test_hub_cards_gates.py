@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from curation.difficulty import Score
+from hub_cards import gates
+from stillhouse import schemas
 from stillhouse.build import fingerprints
 from stillhouse.encoder import Encoder
 from stillhouse.errors import InputError
@@ -143,6 +145,20 @@ def test_a_redacted_row_is_scored_anew(base: Content, left: Left, tmp_path: Path
     assert others.select(columns).equals(others.select(pl.col(f"{name}_right").alias(name) for name in columns))
     unscored = leave(base, tmp_path, new=Score(unscored_reason="too long")).rows("default").filter(changed)
     assert set(unscored.select(columns).iter_rows()) == {(None, None, None)}
+
+
+def test_nothing_depends_on_the_batch(
+    base: Content, left: Left, evaluated: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for batch in (1, 7):
+        monkeypatch.setattr(gates, "BATCH_ROWS", batch)
+        monkeypatch.setattr(schemas, "BATCH_ROWS", batch)
+        again = leave(base, tmp_path / str(batch), leaks=evaluated)
+        assert again.gates.equals(left.gates)
+        assert (again.found, again.scored) == (left.found, left.scored)
+        assert sorted(path.name for path in again.folder.glob("*/*.parquet")) == sorted(
+            path.name for path in left.folder.glob("*/*.parquet")
+        )
 
 
 def test_rows_with_secrets_are_left_out(base: Content, left: Left) -> None:

@@ -22,6 +22,7 @@ def rows_of(count: int) -> pl.DataFrame:
 
 def test_a_large_table_is_several_files_with_all_rows_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = rows_of(100)
+    monkeypatch.setattr(shards, "GROUP_ROWS", 10)
     monkeypatch.setattr(shards, "SHARD_BYTES", rows.estimated_size() // 3)
     names = write_shards(tmp_path / "default", "train", rows)
     assert [name[:20] for name in names] == [f"train-{number:05d}-of-00004" for number in range(4)]
@@ -46,6 +47,17 @@ def test_row_groups_are_small_enough_to_look_into(tmp_path: Path, monkeypatch: p
     (name,) = write_shards(tmp_path, "train", rows_of(25))
     found = pq.ParquetFile(tmp_path / name).metadata
     assert [found.row_group(number).num_rows for number in range(found.num_row_groups)] == [10, 10, 5]
+
+
+def test_bytes_do_not_depend_on_the_pieces_that_rows_come_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "GROUP_ROWS", 10)
+    rows = rows_of(57)
+    whole = write_shards(tmp_path, "train", rows)
+    for size in (1, 7):
+        assert write_shards(tmp_path, "train", pl.concat(rows.iter_slices(size), rechunk=False)) == whole
+    rows.write_parquet(tmp_path / "rows.parquet", row_group_size=3)
+    assert write_shards(tmp_path, "train", pl.scan_parquet(tmp_path / "rows.parquet")) == whole
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_name_follows_the_content_and_no_rows_are_a_file_too(tmp_path: Path) -> None:

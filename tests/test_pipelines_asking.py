@@ -1,11 +1,12 @@
 """An invalid answer is asked for again with its fault told, up to the limit; what fails keeps its reason."""
 
 import asyncio
+import weakref
 from typing import Any
 
 import pytest
 
-from pipelines.asking import FAILED, Outcome, Question, ask_checked
+from pipelines.asking import FAILED, Outcome, Question, ask_checked, ask_each
 from pipelines.calls import Answer, Call, UnusableAnswerError
 from pipelines.prompting import Asker, Prompt
 from stillhouse.sections import Teacher
@@ -88,3 +89,25 @@ def test_a_refused_answer_is_shown_short_and_printable() -> None:
 def test_decoding_is_constrained_unless_switched_off(constrained: bool, schema: Any) -> None:
     _, engine = ask(lambda prompt: "7", structured_output=constrained)
     assert engine.asked[0].schema == schema
+
+
+def test_outcomes_are_handed_over_and_not_held() -> None:
+    engine, asker = _ScriptedEngine(lambda prompt: "7"), Asker(Teacher(corrections=0), seed=1)
+    question = Question(Prompt("Count.", (), "How many?"), {"type": "integer"}, 0.5, 10)
+    alive: weakref.WeakSet[Outcome[int]] = weakref.WeakSet()
+    most, keys = 0, []
+
+    def keep(key: int, outcome: Outcome[int]) -> None:
+        nonlocal most
+        alive.add(outcome)
+        most = max(most, len(alive))
+        keys.append((key, outcome.value))
+
+    engine.answer = _always_seven  # type: ignore[method-assign]
+    ask_each(range(50), lambda _: question, lambda _, value: int(value), keep, "stage", asker, engine)  # type: ignore[arg-type]
+    assert keys == [(number, 7) for number in range(50)]
+    assert most <= 2
+
+
+async def _always_seven(call: Call, optional: bool) -> Answer | None:
+    return Answer("7", "stop", 1, 1, 0.1)

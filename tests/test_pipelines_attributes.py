@@ -1,6 +1,8 @@
 """Attributes: any answer gives rows or a reason, a name counts once per text, the domain is the recipe's."""
 
 import json
+import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -8,10 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.attributes import _items, _question, _template, fold
+from benchmarks.scale_run import open_instant
+from pipelines.attributes import _items, _question, _template, enumerate_attributes, fold
 from pipelines.calls import Answer, UnusableAnswerError, parse_answer
+from pipelines.engine import Engine
+from pipelines.prompting import Asker
+from stillhouse import schemas
+from stillhouse.progress import Counts, Unseen
 from stillhouse.recipe import load_recipe
-from stillhouse.sections import Attributes, Domain
+from stillhouse.sections import Attributes, Domain, Runtime, Teacher
+from stillhouse.texts import text_id
 from tests.conftest import ROOT, outcome
 
 ITEM = {"name": "Tone", "description": "how it sounds", "value": "calm"}
@@ -75,3 +83,37 @@ def test_the_domain_of_the_recipe_replaces_sentiment() -> None:
     default = Domain()
     usual = _question("0", "T", _template(default), default, Attributes()).prompt
     assert "sentiment-related attributes" in usual.instruction
+
+
+def enumerated(count: int, journal: Path) -> tuple[pl.DataFrame, pl.DataFrame, Counts]:
+    """Return so many texts, and what a teacher that answers at once finds in them."""
+    texts = pl.DataFrame({"text": [f"Room {number} was cold, and nobody cared." for number in range(count)]})
+    texts = texts.with_columns(text_id=pl.Series([text_id(text) for text in texts["text"]]))
+    teacher = Teacher(backend="endpoint", base_url="http://localhost:1/v1", model="instant", api="chat")
+    with Engine(teacher, Runtime(concurrency=4), journal, Unseen(), open_instant) as engine:
+        return texts, *enumerate_attributes(texts, Domain(), Attributes(), Asker(teacher, 1), engine)
+
+
+def test_rows_come_text_by_text_whatever_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = []
+    for batch in (1, 7, 1000):
+        monkeypatch.setattr(schemas, "BATCH_ROWS", batch)
+        texts, table, counts = enumerated(120, tmp_path / "journal.sqlite")
+        assert table["text_id"].unique(maintain_order=True).to_list() == texts["text_id"].to_list()
+        assert counts["parsed"] == table.filter(pl.col("name").is_not_null())["text_id"].n_unique()
+        tables.append(table)
+    assert all(table.equals(tables[0]) for table in tables)
+
+
+def test_memory_holds_no_row_that_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schemas, "BATCH_ROWS", 50)
+
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        enumerated(count, tmp_path / f"{count}.sqlite")
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(299)  # what is loaded once
+    assert (peak(1500) - peak(300)) / 1200 < 800, "bytes per text; outcomes took 2,500"

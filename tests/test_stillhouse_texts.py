@@ -1,5 +1,6 @@
 """Texts come in from every kind of source; what is blank, double or broken is counted or named."""
 
+import tracemalloc
 from pathlib import Path
 
 import polars as pl
@@ -112,6 +113,35 @@ def test_a_missing_file_and_an_empty_folder_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no readable file"):
         read_texts([source(tmp_path / "empty")])
+
+
+def test_the_table_is_the_same_whatever_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "texts.csv"
+    texts = [f"Room {number % 40} was cold, and nobody cared." for number in range(50)]
+    pl.DataFrame({"text": texts, "domain": [f"d{number}" for number in range(50)]}).write_csv(path)
+    for batch in (1, 7, 1000):
+        monkeypatch.setattr("stillhouse.schemas.BATCH_ROWS", batch)
+        monkeypatch.setattr("stillhouse.texts.BATCH_ROWS", batch)
+        table, counts = read_texts([source(path, domain_column="domain", limit=45)], similarity=0.99)
+        assert table["text"].to_list() == texts[:40]
+        assert table["domain"].to_list() == [f"d{number}" for number in range(40)]
+        assert counts == {"read": 45, "blank": 0, "duplicate": 5, "near_duplicate": 0}
+
+
+def test_texts_do_not_stay_python_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stillhouse.schemas.BATCH_ROWS", 50)
+
+    def peak(count: int) -> int:
+        path = tmp_path / f"{count}.parquet"
+        pl.DataFrame({"text": [f"{number} {'x' * 300}" for number in range(count)]}).write_parquet(path)
+        tracemalloc.start()
+        read_texts([source(path)])
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    grown = peak(40_000) - peak(26_000)  # Polars hands over 25,000 strings at a time
+    assert grown / 14_000 < 200, "bytes per text of 300; its id takes some"
 
 
 @given(st.text())
