@@ -102,11 +102,12 @@ def _in_process(command: list[str]) -> tuple[float, float]:
     return seconds, usage.ru_maxrss / 1e6
 
 
-def _stage(name: str) -> Callable[[RunFolder], None]:
-    """Return what runs a stage, with models that cost nothing."""
+def _stage(name: str, student: bool = False) -> Callable[[RunFolder], None]:
+    """Return what runs a stage, with models that cost nothing, or with the student of two layers."""
 
     def run(folder: RunFolder) -> None:
-        from benchmarks.scale_run import instant_scores, load_instant, open_instant
+        from benchmarks.scale_run import InstantEncoder, load_instant_scorer, open_instant
+        from curation import difficulty
         from pipelines.engine import Engine
         from stillhouse import stages
         from stillhouse.progress import Unseen
@@ -114,12 +115,13 @@ def _stage(name: str) -> Callable[[RunFolder], None]:
 
         recipe, manifest = load_recipe(folder.recipe_path), folder.manifest()
         manifest["stages"].pop(name, None)
+        folder.difficulty_path.unlink(missing_ok=True)
         folder.write_manifest(manifest)
-        stages.load_encoder = load_instant  # type: ignore[assignment]
-        if name == "scores":
-            from curation import scoring
-
-            scoring.score_samples = instant_scores  # type: ignore[assignment]
+        encoder = InstantEncoder()
+        stages.load_encoder = lambda *_: encoder
+        stages.load_embedding = lambda *_: lambda chunk, tell: encoder.encode(chunk)
+        if not student:
+            difficulty.load_scorer = load_instant_scorer  # type: ignore[assignment]
         build = stages.build_of(recipe, folder, Unseen())
         build.stages = [replace(stage, run=_timed(stage.run)) for stage in build.stages]
         with Engine(recipe.teacher, recipe.runtime, folder.journal_path, Unseen(), open_instant) as build.engine:
@@ -159,6 +161,7 @@ STEPS: dict[str, Callable[[RunFolder], None]] = {
     "attributes": _stage("attributes"),
     "pairs alone": _timed(_pairs),
     **{name: _stage(name) for name in STAGES[2:]},
+    "scores, real student": _stage("scores", student=True),
 }
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Texts are one to twelve real sentences each, of the demo's; their lengths are sp
 
 import json
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from pipelines.definitions import record_task
 from pipelines.journal import Journal
 from pipelines.teachers import Backend
 from stillhouse.build import fingerprints
+from stillhouse.places import Work
 from stillhouse.recipe import Recipe
 from stillhouse.schemas import ATTRIBUTES, INSTRUCTIONS, PERSPECTIVES, table_of
-from stillhouse.sections import Runtime, Teacher
+from stillhouse.sections import Curation, Runtime, Teacher
 from stillhouse.stages import stages_of
 from stillhouse.store import RunFolder
 from stillhouse.tasks import EXACT_WORDS, Task, render
@@ -181,12 +182,7 @@ def _unit(vectors: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def instant_scores(samples: Sequence[Any], *_: object) -> list[Score]:
-    """Score samples by lot, in the place of `curation.difficulty.score_samples`."""
-    lots = np.random.default_rng(0).random(len(samples)).tolist()
-    return [Score(lot, 1 + 9 * lot, lot, 12, 6) for lot in lots]
-
-
-def load_instant(reference: Any, device: str) -> InstantEncoder:
-    """Return the encoder as `stillhouse.encoder.load_encoder` does."""
-    return InstantEncoder()
+def load_instant_scorer(settings: Curation, device: str) -> Work[tuple[list[Score], int]]:
+    """Return what scores samples by lot, in the place of `curation.difficulty.load_scorer`."""
+    rng = np.random.default_rng(0)
+    return lambda chunk, tell: ([Score(lot, 1 + 9 * lot, lot, 12, 6) for lot in rng.random(len(chunk)).tolist()], 0)
