@@ -3,14 +3,15 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 
 import polars as pl
 
 from stillhouse.errors import InputError
 from stillhouse.pairs import Pairs, Prompt, read_pairs
-from stillhouse.schemas import ATTRIBUTES, INSTRUCTIONS, PERSPECTIVES, RESPONSES, TEXTS, table_of
+from stillhouse.schemas import ATTRIBUTES, INSTRUCTIONS, PERSPECTIVES, RESPONSES, TEXTS, Rows, table_of
 from stillhouse.sections import UNKNOWN, Imported, TextSource
 
 ROW_ID = "stillhouse_id"
@@ -25,26 +26,28 @@ def import_pairs(sources: Sequence[TextSource], settings: Imported) -> tuple[Tab
     ROW_ID. The texts are the rows' own, where they have a column `text`, else their prompts. Raises InputError as
     `read_pairs` does.
     """
-    rows: list[dict[str, object]] = []
-    texts: dict[str, dict[str, object]] = {}
+    responses, texts = Rows(RESPONSES, "responses"), Rows(TEXTS, "texts")
     tasks: dict[str, dict[str, str | None]] = {}
     frames: list[pl.DataFrame] = []
     seen: Counter[str] = Counter()
+    known: set[str] = set()
     for source in sources:
         pairs = read_pairs(source, settings.prompt, settings.completion)
         frames.append(pairs.rows)
-        for given, prompt, completion in zip(_given(pairs), pairs.prompts, pairs.completions, strict=True):
+        for given, (prompt, completion) in zip(_given(pairs), pairs, strict=True):
             row = _response(given, prompt, completion)
-            texts.setdefault(str(row["text_id"]), _text(given.get("text") or str(row["prompt"]), given, source))
+            if row["text_id"] not in known:
+                known.add(str(row["text_id"]))
+                texts.add(0, _text(given.get("text") or str(row["prompt"]), given, source))
             tasks.setdefault(str(row["instruction_id"]), given)
             sample_id = str(row["sample_id"])
             seen[sample_id] += 1
-            rows.append(row if seen[sample_id] == 1 else {**row, "sample_id": f"{sample_id}-{seen[sample_id]}"})
-    invalid = sum(row["status"] == "invalid" for row in rows)
-    as_given = pl.concat(frames, how="diagonal_relaxed").with_columns(
-        pl.Series(ROW_ID, [row["sample_id"] for row in rows], pl.String)
-    )
-    return _tables(rows, texts, tasks), as_given, {"valid": len(rows) - invalid, "invalid": invalid}
+            responses.add(0, row if seen[sample_id] == 1 else {**row, "sample_id": f"{sample_id}-{seen[sample_id]}"})
+    answers = responses.table()
+    as_given = pl.concat(frames, how="diagonal_relaxed").with_columns(answers["sample_id"].alias(ROW_ID))
+    invalid = answers.filter(pl.col("status") == "invalid").height
+    tables = {"texts": texts.table(), **_tasks(tasks), "responses": answers}
+    return tables, as_given, {"valid": len(answers) - invalid, "invalid": invalid}
 
 
 def _response(given: dict[str, str | None], prompt: Prompt, completion: str) -> dict[str, object]:
@@ -84,14 +87,18 @@ def kept_rows(given: pl.DataFrame, decisions: pl.DataFrame, scores: pl.DataFrame
     return given.join(fresh, on=ROW_ID, maintain_order="left")
 
 
-def _given(pairs: Pairs) -> list[dict[str, str | None]]:
-    """Return what the rows say of themselves. Raises InputError where a column is no text."""
+def _given(pairs: Pairs) -> Iterator[dict[str, str | None]]:
+    """Yield what each row says of itself. Raises InputError where a column is no text."""
     names = ("text", "instruction_id", "task_type", "perspective", "domain")
     known = [name for name in names if name in pairs.rows.columns]
     for name in known:
         if pairs.rows.schema[name].is_nested() or pairs.rows.schema[name] in (pl.Binary, pl.Object):
             raise InputError(f"column `{name}` holds {pairs.rows.schema[name]}, not text; rename or drop it")
-    return pairs.rows.select(pl.col(known).cast(pl.String)).to_dicts() if known else [{}] * len(pairs.rows)
+    yield from (
+        pairs.rows.select(pl.col(known).cast(pl.String)).iter_rows(named=True)
+        if known
+        else repeat(dict[str, str | None](), len(pairs.rows))
+    )
 
 
 def _fault(prompt: Prompt, completion: str) -> str | None:
@@ -113,9 +120,8 @@ def _text(text: str, given: dict[str, str | None], source: TextSource) -> dict[s
     }
 
 
-def _tables(
-    rows: list[dict[str, object]], texts: dict[str, dict[str, object]], tasks: dict[str, dict[str, str | None]]
-) -> Tables:
+def _tasks(tasks: dict[str, dict[str, str | None]]) -> Tables:
+    """Return the tables that stand for what the tasks were made of."""
     instructions = [
         {
             "instruction_id": task,
@@ -132,9 +138,7 @@ def _tables(
     heads = sorted({str(row["perspective_id"]) for row in instructions})
     perspectives = [{"perspective_id": head, "head": head, "members": [], "mentions": 0} for head in heads]
     return {
-        "texts": table_of(list(texts.values()), TEXTS, "texts"),
         "attributes": table_of([], ATTRIBUTES, "attributes"),
         "perspectives": table_of(perspectives, PERSPECTIVES, "perspectives"),
         "instructions": table_of(instructions, INSTRUCTIONS, "instructions"),
-        "responses": table_of(rows, RESPONSES, "responses"),
     }

@@ -1,6 +1,7 @@
 """Prompts and completions that somebody else made: from prompt and completion columns, or from messages."""
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,17 @@ Prompt = str | list[Turn]  # a conversation of several turns is rendered by the 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The rows as they were given, and the prompt and completion of each; '' where there is none."""
+    """The rows as they were given. Iterating yields prompt and completion of each; '' where there is none."""
 
     rows: pl.DataFrame
-    prompts: list[Prompt]
-    completions: list[str]
+    place: str
+    columns: tuple[str, ...]
+    apart: Callable[..., tuple[Any, Any]]  # what makes a question and an answer of the columns' values
+
+    def __iter__(self) -> Iterator[tuple[Prompt, str]]:
+        """Yield pairs; a few rows at a time are Python objects. Raises InputError naming a row that is no pair."""
+        for number, values in enumerate(self.rows.select(self.columns).iter_rows(), start=1):
+            yield _pair(*self.apart(*values), f"{self.place}, row {number}")
 
 
 def read_pairs(source: TextSource, prompt: str = "prompt", completion: str = "completion") -> Pairs:
@@ -37,16 +44,15 @@ def read_pairs(source: TextSource, prompt: str = "prompt", completion: str = "co
     place = str(source.dataset or source.path)
     if rows.is_empty():
         raise InputError(f"{place} has no rows")
-    given: Iterable[tuple[Any, Any]]
     if {prompt, completion} <= set(rows.columns) or "messages" not in rows.columns:
         require_columns([prompt, completion], rows.columns, f"{place} (which has no `messages` either)")
-        given = zip(rows[prompt].to_list(), rows[completion].to_list(), strict=True)
+        pairs = Pairs(rows, place, (prompt, completion), lambda question, answer: (question, answer))
     elif not isinstance(rows.schema["messages"], pl.List):
         raise InputError(f"{place}: column `messages` holds {rows.schema['messages']}, not lists of turns")
     else:
-        given = (_cut_off_answer(turns or []) for turns in rows["messages"].to_list())
-    pairs = [_pair(question, answer, f"{place}, row {number}") for number, (question, answer) in enumerate(given, 1)]
-    return Pairs(rows, [question for question, _ in pairs], [answer for _, answer in pairs])
+        pairs = Pairs(rows, place, ("messages",), lambda turns: _cut_off_answer(turns or []))
+    deque(pairs, maxlen=0)  # a row that is no pair is named before anything is loaded or spent
+    return pairs
 
 
 def _cut_off_answer(turns: Any) -> tuple[Any, Any]:

@@ -60,8 +60,7 @@ def score_file(
         out.with_name(f".{out.name}.partial"), hashlib.sha256(json.dumps(about).encode()).hexdigest()
     )
     progress.start("scores", total=len(pairs.rows))
-    samples = list(zip(pairs.prompts, pairs.completions, strict=True))
-    scores = score_samples(samples, student, settings.max_length, checkpoint, progress.update)
+    scores = score_samples(pairs, student, settings.max_length, checkpoint, progress.update)
     table = pairs.rows.hstack(pl.DataFrame([asdict(score) for score in scores], schema=FIGURES))
     if out.suffix == ".parquet":
         write_parquet(out, table)
