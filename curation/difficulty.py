@@ -67,7 +67,14 @@ def score_samples(
 
     See `score_all`.
     """
-    keys = score_all(samples, lambda: Scorer(student, max_length), checkpoint, Here(), report)
+    return score_few(samples, Scorer(student, max_length), checkpoint, report)
+
+
+def score_few(
+    samples: Iterable[Sample], scorer: Work[tuple[list[Score], int]], checkpoint: Checkpoint, report: Tell = unheard
+) -> list[Score]:
+    """Score samples in this process with a `Scorer` that is loaded; for as many as memory holds."""
+    keys = score_all(samples, lambda: scorer, checkpoint, Here(), report)
     return [Score(*checkpoint.get(key)) for key in keys]
 
 

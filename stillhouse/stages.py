@@ -185,13 +185,13 @@ def _scorer(build: Build) -> Callable[[Sequence[tuple[str, str]]], "list[Score]"
     """Return what scores prompts with answers; the student is loaded when there are some."""
 
     def score(pairs: Sequence[tuple[str, str]]) -> "list[Score]":
-        from curation.difficulty import load_scorer, score_samples
+        from curation.difficulty import load_scorer, score_few
 
         if not pairs:
             return []
         build.progress.start("loading", total=1)
         scorer = load_scorer(build.recipe.curation, build.recipe.runtime.device)
-        return score_samples(pairs, scorer.student, scorer.max_length, _checkpoint(build))
+        return score_few(pairs, scorer, _checkpoint(build))
 
     return score
 
