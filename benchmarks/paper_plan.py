@@ -20,7 +20,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.paper_rates import MEMORY, RATE, ROOT, STAGES, Rates, measure, read_rates, write_rates
+from benchmarks.paper_rates import MEMORY, RATE, RATES, ROOT, STAGES, Rates, measure, read_rates, rendered
 from curation.scoring import BLOCK_ROWS
 
 PLAN, ONE_MACHINE = (ROOT / "benchmarks" / name for name in ("paper_plan.md", "one_machine.md"))
@@ -169,18 +169,17 @@ class Compared:
     chain: float
 
 
-def compared(rows: int, groups: int) -> Compared:
+def compared(rows: int, groups: int, block: int = BLOCK_ROWS) -> Compared:
     """Return what it takes to compare the rows of each of some groups of the same size."""
-    blocks, group = math.ceil(rows / BLOCK_ROWS), rows / groups
+    blocks, group = math.ceil(rows / block), rows / groups
     steps = spans = 0  # a group spans so many blocks
     for number in range(blocks):
-        end = min((number + 1) * BLOCK_ROWS, rows)
+        end = min((number + 1) * block, rows)
         of_last = math.ceil(end / group)  # the group of the block's last row, from 1
-        more = max(0, math.ceil(min(of_last * group, rows) / BLOCK_ROWS) - number - 1)
+        more = max(0, math.ceil(min(of_last * group, rows) / block) - number - 1)
         steps += 1 + more
         spans = max(spans, 1 + more)
-    across, inside = (spans - 1) * min(group, BLOCK_ROWS) ** 2, spans * min(group, BLOCK_ROWS) ** 2 / 2
-    return Compared(rows * group / 2, steps, across + inside)
+    return Compared(rows * group / 2, steps, (1.5 * spans - 1) * min(group, block) ** 2)
 
 
 def total_hours(steps: Sequence[Step], machines: Machines) -> float:
@@ -323,7 +322,7 @@ def main() -> None:
     """Measure, or print what follows from what was measured."""
     given = _arguments()
     if given.measure:
-        write_rates(measure([int(size) for size in given.sizes.split(",")]))
+        RATES.write_text(rendered(measure([int(size) for size in given.sizes.split(",")])), encoding="utf-8")
         return
     rates = read_rates()
     size = Size(given.samples, given.texts, given.instructions)

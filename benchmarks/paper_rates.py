@@ -78,11 +78,10 @@ def read_rates() -> Rates:
     return Rates(data["machine"], data["cores"], [Rate(**rate) for rate in data["rates"]])
 
 
-def write_rates(rates: Rates) -> None:
-    """Write them to benchmarks/rates.json, a line each."""
+def rendered(rates: Rates) -> str:
+    """Return what stands in benchmarks/rates.json: a line for each."""
     lines = ",\n".join("  " + json.dumps(asdict(rate), ensure_ascii=False) for rate in rates.rates)
-    head = f'{{"machine": {json.dumps(rates.machine)}, "cores": {rates.cores}, "rates": [\n'
-    RATES.write_text(f"{head}{lines}\n]}}\n", encoding="utf-8")
+    return f'{{"machine": {json.dumps(rates.machine)}, "cores": {rates.cores}, "rates": [\n{lines}\n]}}\n'
 
 
 def measure(sizes: Sequence[int]) -> Rates:
