@@ -74,9 +74,7 @@ def _table(ids: pl.Series, keys: Sequence[str], checkpoint: Checkpoint, near: Ne
         pl.DataFrame([checkpoint.get(key) for key in keys[start : start + READ_AT_ONCE]], schema=schema, orient="row")
         for start in range(0, len(keys), READ_AT_ONCE)
     )
-    found = near.nearest >= 0
-    neighbour = pl.DataFrame({"nearest": near.nearest, "nearest_similarity": near.similarity}).select(
-        pl.when(found).then(ids.gather(np.where(found, near.nearest, 0))).alias("nearest_id"),
-        pl.when(found).then("nearest_similarity"),
-    )
-    return conform(figures.with_columns(ids.alias("sample_id"), *neighbour), SCORES, "scores")
+    known = {"nearest_id": ids.gather(np.maximum(near.nearest, 0)), "nearest_similarity": near.similarity}
+    has_one = pl.when(pl.Series(near.nearest >= 0))
+    neighbour = pl.DataFrame(known).with_columns(has_one.then(name).alias(name) for name in known)
+    return conform(figures.with_columns(ids.alias("sample_id"), *neighbour.iter_columns()), SCORES, "scores")

@@ -310,7 +310,8 @@ def _f1(name: str, found: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _teacher_rows(recipe: Recipe) -> list[tuple[str, str]]:
-    where = ", ".join(recipe.teacher.base_urls) or "in this process"
+    alone = "in replicas on the cluster" if recipe.runtime.ray else "in this process"
+    where = ", ".join(recipe.teacher.base_urls) or alone
     most = recipe.teacher.in_flight(recipe.runtime)
     caps = [
         f"{cap:,g} {recipe.teacher.price.currency if name == 'max_cost' and recipe.teacher.price else name[4:]}"

@@ -1,5 +1,6 @@
 """Samples are embedded by their parts, once each, and compared as widely as the recipe says."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from curation.scoring import near_duplicates
+from curation.difficulty import Score
+from curation.scoring import near_duplicates, score_table
 from curation.vectors import PARTS, content_of, embed_samples, load_vectors, vectors_of
+from stillhouse.checkpoint import Checkpoint
 from stillhouse.encoder import Encoder
 from stillhouse.errors import RunError
-from stillhouse.places import Here
+from stillhouse.places import Chunk, Here, Tell
+from stillhouse.progress import Unseen
 from stillhouse.sections import Curation
 
 ROWS = [
@@ -84,3 +88,23 @@ def test_near_duplicates_within_a_scope(encoder: Encoder, scope: Any, dropped: d
     ids = SAMPLES["sample_id"].to_list()
     found = {ids[row]: ids[near.nearest[row]] for row in np.flatnonzero(~near.kept)}
     assert found == dropped
+
+
+def test_the_table_names_the_neighbour_of_a_near_duplicate_alone(encoder: Encoder) -> None:
+    """Scores are counted by a worker here, so that rows, scores and neighbours can be told apart."""
+    made = []
+
+    def work(chunk: Chunk, tell: Tell) -> tuple[list[Score], int]:
+        made.extend(chunk)
+        return [Score(difficulty=float(len(json.loads(text)[1]))) for text in chunk], 7
+
+    samples = SAMPLES.with_columns(prompt=pl.col("text"))
+    vectors = embed_samples(SAMPLES, PARTS, encoder)
+    settings = Curation(duplicates="text", similarity=0.92)
+    table, counts = score_table(samples.lazy(), vectors, settings, lambda: work, Checkpoint(), Unseen(), Here())
+    assert table["sample_id"].to_list() == ["a", "b", "c", "d", "e"]
+    assert table["difficulty"].to_list() == [3, 2, 2, 3, 3]
+    assert table["nearest_id"].to_list() == [None, None, None, None, "a"]
+    assert table["nearest_similarity"].is_not_null().to_list() == [False] * 4 + [True]
+    assert counts == {"scored": 5, "unscored": 0}
+    assert sorted(made)[0] == '["Cold", "no"]'

@@ -61,7 +61,7 @@ def test_a_run_gives_the_same_bytes(
             write_recipe(
                 tmp_path,
                 teacher=endpoint_teacher(teacher_server),
-                curation={"student": student, "duplicates": "all", "rate": 0.5},
+                curation={"student": student, "similarity": 0.7, "rate": 0.5},
                 runtime={"ray": ray},
             )
         )
@@ -70,6 +70,7 @@ def test_a_run_gives_the_same_bytes(
         files = [folder.vectors_path, *(folder.table_path(name) for name in TABLES)]
         files += sorted(folder.dataset_path.rglob("*.parquet"))
         made[ray] = {str(file.relative_to(folder.path)): file.read_bytes() for file in files}
+    assert folder.read_table("scores")["nearest_id"].count() > 0
     assert made[None] == made[nodes.address]
     assert len(made[None]) > len(TABLES) + 2
 
