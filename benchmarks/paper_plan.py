@@ -225,11 +225,12 @@ def _outcome(steps: Sequence[Step], other: Sequence[Step], machines: Machines) -
         first, hours = bottleneck(made), total_hours(made, machines)
         cost = sum(step.cost(machines) for step in made)
         enough = enough_nodes(made, lambda nodes: replace(machines, nodes=nodes))
+        why = "steps that follow each other" if first.place == "cluster" else "the driver's one process"
         yield (
-            f"**With `duplicates: {scope}`**: {_figure(hours)} hours with {machines.nodes} nodes, "
-            f"{_figure(cost)} in money. However many nodes: {_figure(_alone_hours(made))} hours. "
-            f"The first bottleneck is **{first.name}** ({first.place}), {_figure(first.alone)} hours. From {enough:,} "
-            f"nodes on, twice as many save less than {WORTH:.0%}."
+            f"**With `duplicates: {scope}`**: {_figure(hours)} hours with {machines.nodes} nodes, for {_figure(cost)} "
+            f"at the prices below. However many nodes: {_figure(_alone_hours(made))} hours. The first bottleneck is "
+            f"**{first.name}**, {_figure(first.alone)} hours of {why}. From {enough:,} nodes on, twice as many save "
+            f"less than {WORTH:.0%}."
         )
     compared = next(step for step in other if step.name.startswith("near-duplicates"))
     flow = 8 * compared.shuffle / (compared.hours(machines) * HOUR * machines.nodes) / 1e9
@@ -244,10 +245,10 @@ def _driver(size: Size, rates: Rates) -> Iterator[str]:
     rows = {name: size.texts if name in ("texts", "attributes") else size.samples for name in STAGES}
     peaks = {name: rates.memory(name, rows[name]) for name in STAGES}
     most = max(peaks, key=lambda name: peaks[name])
-    least, largest = (pick(rate.rows for rate in rates.rates if rate.unit == MEMORY) for pick in (min, max))
+    measured = sorted(rate.rows for rate in rates.rates if (rate.name, rate.unit) == (most, MEMORY))
     yield (
-        f"Memory of the driver: {_figure(peaks[most])} GB, in {most}: the line through the peaks of {least:,} and "
-        f"{largest:,} rows, which is far to go."
+        f"Memory of the driver: {_figure(peaks[most])} GB, in {most}, on the line through its peaks at {measured[0]:,} "
+        f"and {measured[-1]:,} rows. A stage that writes its rows as they come needs less than such a line says."
     )
     yield (
         f"Perspectives and instructions do not grow with the samples: {_figure(rates.value('instructions', 'calls'))} "
@@ -272,14 +273,22 @@ def _assumed(size: Size, machines: Machines, rates: Rates) -> Iterator[str]:
 
 
 def one_machine(rates: Rates) -> str:
-    """Return the stages' rows per second at each size, and their peak of memory at the largest, as Markdown."""
+    """Return the stages' rows per second at each size, and their peak of memory, and what a core does with models, as Markdown."""
     names = list(dict.fromkeys(rate.name for rate in rates.rates if rate.unit == RATE))
-    sizes = sorted({rate.rows for rate in rates.rates if rate.unit == RATE})
+    told = {RATE: "rows/s at", MEMORY: "peak GB at"}
     known = {(rate.name, rate.unit, rate.rows): rate.value for rate in rates.rates}
-    head = ("step", *(f"rows/s at {_short(size)}" for size in sizes), *(f"peak GB at {_short(size)}" for size in sizes))
-    columns = [(unit, size) for unit in (RATE, MEMORY) for size in sizes]
+    columns = [(unit, rows) for unit in told for rows in sorted({key[2] for key in known if key[1] == unit})]
+    head = ("step", *(f"{told[unit]} {_short(rows)}" for unit, rows in columns))
     rows = [(name, *(_known(known.get((name, *column))) for column in columns)) for name in names]
-    return "\n".join([*_table([head, *rows]), ""])
+    embedded, scored, compared = (
+        _figure(rates.value(name, f"{unit}/s per core"))
+        for name, unit in (("embedding", "texts"), ("scoring", "samples"), ("near-duplicates", "pairs"))
+    )
+    models = (
+        f"With the offline models, one core embeds {embedded} texts a second, scores {scored} samples and compares "
+        f"{compared} pairs. All of it on {rates.machine}, {rates.cores} cores."
+    )
+    return "\n".join([*_table([head, *rows]), "", models, ""])
 
 
 def _known(value: float | None) -> str:

@@ -1,7 +1,7 @@
 """What benchmarks/paper_plan.py reckons with: rates of one machine, measured and kept in benchmarks/rates.json.
 
-Stages run as in benchmarks/scale.py, with models that cost nothing, in seconds of the clock. Models and comparisons run
-on one thread, in seconds of the processor, so that what else this machine does counts less.
+Stages run as in benchmarks/scale.py, with models that cost nothing; models and comparisons on one thread. Seconds are
+those of the processor where the clock's are more, so that what else this machine does counts less.
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 import platform
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,12 @@ RATES = ROOT / "benchmarks" / "rates.json"
 COMMAND = "python benchmarks/paper_plan.py --measure"
 STAGES = ("texts", "attributes", "responses", "scores", "decisions", "audit", "gates", "dataset")
 RATE, MEMORY, DISK = "rows/s", "GB at its peak", "bytes/row"
+WRITTEN = {  # by a stage, where it is not its table alone; the vectors are counted one by one
+    "attributes": ("attributes.parquet", "journal.sqlite"),
+    "responses": ("responses.parquet", "journal.sqlite"),
+    "scores": ("scores.parquet", "difficulty.jsonl"),
+    "dataset": ("dataset",),
+}
 EMBEDDED, SCORED, COMPARED = 1_500, 64, (16_384, 65_536)
 INSTRUCTIONS_COMPARED = 500  # that the compared samples have
 
@@ -103,26 +110,15 @@ def stages(run: Path, count: int) -> Iterator[Rate]:
     """Yield rows per second, peak memory, and bytes of each file of each stage."""
     from benchmarks.scale import measure as run_stages
 
-    threads, before = os.cpu_count() or 1, dict[str, int]()
+    threads, before = os.cpu_count() or 1, Counter[str]()
     for found in run_stages(run, count, STAGES):
         about = (count, "none", threads)
-        yield Rate(found.step, round(count / found.seconds, 1), RATE, *about)
+        yield Rate(found.step, round(count / min(found.seconds, found.busy), 1), RATE, *about)
         yield Rate(found.step, round(found.memory, 3), MEMORY, *about)
-        sizes = _sizes(run)
-        for name in sizes:
-            more = sizes[name] - before.get(name, 0)
-            if more > count:  # what grows with the rows
-                yield Rate(f"{found.step}: {name}", round(more / count, 1), DISK, *about)
-        before = sizes
-
-
-def _sizes(run: Path) -> dict[str, int]:
-    """Return the bytes of the files and folders of a run that grow with its rows, but for the vectors."""
-    kinds = (".parquet", ".sqlite", ".jsonl")
-    grows = [path for path in run.iterdir() if path.suffix in kinds or path.is_dir()]
-    return {
-        path.name: sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file()) for path in grows
-    }
+        for name in WRITTEN.get(found.step, (f"{found.step}.parquet",)):
+            size = sum(file.stat().st_size for file in (run / name, *(run / name).rglob("*")) if file.is_file())
+            yield Rate(f"{found.step}: {name}", round((size - before[name]) / count, 1), DISK, *about)
+            before[name] = size
 
 
 def models(run: Path) -> Iterator[Rate]:

@@ -61,7 +61,7 @@ def test_twice_the_samples_double_all_work_but_the_pairs(scope: str) -> None:
 @pytest.mark.parametrize("scope", SCOPES)
 def test_more_nodes_are_never_slower_and_help_until_the_serial_parts(scope: str) -> None:
     steps = steps_of(SIZE, RATES_KEPT, 5_000, scope)
-    hours = [total_hours(steps, Machines(nodes=2**power)) for power in range(20)]
+    hours = [total_hours(steps, Machines(nodes=2**power)) for power in range(40)]
     assert hours == sorted(hours, reverse=True)
     assert hours[-1] == pytest.approx(sum(step.alone for step in steps))
     enough = enough_nodes(steps, lambda nodes: Machines(nodes=nodes))
