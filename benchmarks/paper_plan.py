@@ -263,7 +263,7 @@ def _assumed(size: Size, machines: Machines, rates: Rates) -> Iterator[str]:
         f"**Assumed, not measured**: a replica of the teacher on each node does {machines.teacher_tokens:,.0f} tokens "
         f"a second and costs {machines.teacher_price:g} an hour ({million:.2g} for a million tokens); a node has "
         f"{machines.cores} cores and costs {machines.node_price:g} an hour; its cores are as fast as the measured one; "
-        f"samples of `all` are of {size.instructions:,} instructions."
+        f"the samples are of {size.instructions:,} instructions, as many each."
     )
     yield (
         f"Measured on {rates.machine}, {rates.cores} cores, at up to "
@@ -273,22 +273,24 @@ def _assumed(size: Size, machines: Machines, rates: Rates) -> Iterator[str]:
 
 
 def one_machine(rates: Rates) -> str:
-    """Return the stages' rows per second at each size, and their peak of memory, and what a core does with models, as Markdown."""
+    """Return the rows per second and peaks of memory of stages, and what a core does with models, as Markdown."""
     names = list(dict.fromkeys(rate.name for rate in rates.rates if rate.unit == RATE))
     told = {RATE: "rows/s at", MEMORY: "peak GB at"}
     known = {(rate.name, rate.unit, rate.rows): rate.value for rate in rates.rates}
     columns = [(unit, rows) for unit in told for rows in sorted({key[2] for key in known if key[1] == unit})]
     head = ("step", *(f"{told[unit]} {_short(rows)}" for unit, rows in columns))
     rows = [(name, *(_known(known.get((name, *column))) for column in columns)) for name in names]
-    embedded, scored, compared = (
-        _figure(rates.value(name, f"{unit}/s per core"))
-        for name, unit in (("embedding", "texts"), ("scoring", "samples"), ("near-duplicates", "pairs"))
+    return "\n".join([*_table([head, *rows]), "", _core(rates), ""])
+
+
+def _core(rates: Rates) -> str:
+    """Say what a core does with models, and compares."""
+    units = {"embedding": "texts", "scoring": "samples", "near-duplicates": "pairs"}
+    embedded, scored, compared = (_short(rates.value(name, f"{unit}/s per core")) for name, unit in units.items())
+    return (
+        f"With the offline models one core embeds {embedded} texts a second, or scores {scored} samples, or compares "
+        f"{compared} pairs of samples. Measured on {rates.machine}, {rates.cores} cores."
     )
-    models = (
-        f"With the offline models, one core embeds {embedded} texts a second, scores {scored} samples and compares "
-        f"{compared} pairs. All of it on {rates.machine}, {rates.cores} cores."
-    )
-    return "\n".join([*_table([head, *rows]), "", models, ""])
 
 
 def _known(value: float | None) -> str:
