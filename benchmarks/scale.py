@@ -16,8 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +59,32 @@ def main() -> None:
     print(f"{'step':24}{'rows':>10}{'seconds':>10}{'rows/s':>12}{'peak GB':>9}")
     try:
         for count in map(int, given.samples.split(",")):
-            measure(place / str(count) / "run", count, steps)
+            for found in measure(place / str(count) / "run", count, steps):
+                print(
+                    f"{found.step:24}{count:10,}{found.seconds:10.2f}{count / found.seconds:12,.0f}{found.memory:9.2f}",
+                    flush=True,
+                )
     finally:
         if not given.at:
             shutil.rmtree(place)
 
 
-def measure(run: Path, count: int, steps: list[str]) -> None:
-    """Make a run where there is none, and print a line for each step."""
+@dataclass(frozen=True)
+class Figure:
+    """What a step took: seconds, those of the processor, and gigabytes of memory at its peak."""
+
+    step: str
+    seconds: float
+    busy: float
+    memory: float
+
+
+def measure(run: Path, count: int, steps: Sequence[str]) -> Iterator[Figure]:
+    """Make a run where there is none; yield what each step takes, as soon as it is done."""
     if not run.exists():
         _in_process([*_own("make", run), "--samples", str(count)])
     for step in steps:
-        seconds, memory = _in_process(_command(step, run))
-        print(f"{step:24}{count:10,}{seconds:10.2f}{count / seconds:12,.0f}{memory:9.2f}", flush=True)
+        yield Figure(step, *_in_process(_command(step, run)))
 
 
 def _command(step: str, run: Path) -> list[str]:
@@ -88,20 +101,20 @@ def _own(step: str, run: Path) -> list[str]:
     return [sys.executable, __file__, "--step", step, "--at", str(run)]
 
 
-def _in_process(command: list[str]) -> tuple[float, float]:
-    """Return seconds, those that the process names last or else its own, and the peak of its memory in GB."""
+def _in_process(command: list[str]) -> tuple[float, float, float]:
+    """Return seconds and the processor's, which the process names last or else its own, and its peak memory in GB."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as fault:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=out, stderr=fault)  # noqa: S603
         _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
+        seconds, busy = time.perf_counter() - started, usage.ru_utime + usage.ru_stime
         out.seek(0), fault.seek(0)
         if status:
             raise SystemExit(f"{' '.join(command)} failed:\n{out.read()}{fault.read()}")
         if command[0] == sys.executable:
             told = out.read().split()
-            seconds = float(told[-1]) if told else seconds
-    return seconds, usage.ru_maxrss / 1e6
+            seconds, busy = map(float, told[-2:]) if told else (seconds, busy)
+    return seconds, busy, usage.ru_maxrss / 1e6
 
 
 def _stage(name: str, student: bool = False) -> Callable[[RunFolder], None]:
@@ -134,9 +147,9 @@ def _stage(name: str, student: bool = False) -> Callable[[RunFolder], None]:
 
 def _timed(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def run(about: Any) -> Any:
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         found = step(about)
-        print(time.perf_counter() - started)
+        print(time.perf_counter() - started, time.process_time() - busy)
         return found
 
     return run

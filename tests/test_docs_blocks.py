@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ray.scripts.scripts import cli as ray
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -88,6 +89,8 @@ def test_commands_on_a_run_are_run() -> None:
 def test_a_stale_option_is_found() -> None:
     with pytest.raises(Exception, match="No such option"):
         check(["stillhouse", "train", "OWNER/NAME", "--epoch-count", "3"], "here")
+    with pytest.raises(Exception, match="No such option"):
+        check(["ray", "start", "--heads"], "here")
     with pytest.raises(AssertionError, match="no command"):
         check(["stillhouse", "distil", "OWNER/NAME"], "here")
     with pytest.raises(AssertionError, match="unknown"):
@@ -114,7 +117,9 @@ def check(words: list[str], where: str) -> None:
         found = CliRunner().invoke(app, own)
         assert found.exit_code == 0, f"{where}: {shlex.join(words)}: {found.exception} {found.output}"
     elif own:
-        parse(own, where)
+        parse(get_command(app), own, where)
+    elif words[0] == "ray":
+        parse(ray, words[1:], where)
     else:
         check_other(words, where)
 
@@ -131,10 +136,9 @@ def can_run(own: list[str]) -> bool:
     return line.startswith(ON_A_RUN) and "--id" not in own  # an id is of one run only
 
 
-def parse(own: list[str], where: str) -> None:
+def parse(command: Any, given: list[str], where: str) -> None:
     """Let the command line read the words, without doing what they say. Raises as it does where they are wrong."""
-    command: Any = get_command(app)
-    words = list(own)
+    words = list(given)
     while hasattr(command, "commands"):
         name = words.pop(0)
         assert name in command.commands, f"{where}: no command {name}"
