@@ -36,8 +36,10 @@ class Cluster:
         """Join. Raises InputError where there is no cluster, RunError where a node has another stillhouse or Python."""
         # It warns of restarts that need what this process holds, which is there as long as the run is.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        import ray
-
+        try:
+            import ray
+        except ImportError as error:
+            raise InputError(f"runtime.ray: {error}. pip install 'stillhouse[scale]'") from error
         if ray.is_initialized():  # this run has joined for its teacher, or for its place
             return self
         try:
@@ -59,6 +61,14 @@ class Cluster:
 
         if self._joined:
             ray.shutdown()
+
+    def about(self) -> str:
+        """Return how many nodes there are, and what they have."""
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cpus, gpus = (sum(int(node.get(kind, 0)) for node in nodes) for kind in ("CPU", "GPU"))
+        return f"{len(nodes)} nodes with {cpus:,} CPUs and {gpus:,} GPUs"
 
     def needs(self, gpus: int) -> Mapping[str, int]:
         """Return what a worker with a model takes of a node: `gpus`, or without any, as many CPUs as this process.

@@ -9,12 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from stillhouse.checks import Check, State, examined
+from stillhouse.cluster import Cluster
 from stillhouse.encoder import check_encoder
 from stillhouse.errors import RunError
 from stillhouse.files import read_file, require_columns, source_files
 from stillhouse.models import check_causal_lm, gguf_file
 from stillhouse.recipe import Recipe
-from stillhouse.sections import Review, Teacher, TextSource
+from stillhouse.sections import Review, Runtime, Teacher, TextSource
 
 SERVICE_SECONDS = 3  # that Argilla and the Hub are given to answer
 TEACHER_SECONDS = 60  # that a teacher is: it may have to load its model first
@@ -65,6 +66,8 @@ def check_needs(recipe: Recipe) -> Iterator[Check]:
         yield from _teacher(recipe)
         name = "perspectives.encoder"
         yield examined(name, partial(_encoder, name, recipe.perspectives.encoder))
+    if recipe.runtime.ray:
+        yield examined("Ray cluster", partial(_cluster, recipe.runtime))
     curation = recipe.curation
     yield examined("curation.encoder", partial(_encoder, "curation.encoder", curation.encoder))
     for key in ("student", "proxy"):
@@ -90,6 +93,11 @@ def _texts(source: TextSource, recipe: Recipe) -> Check:
     require_columns(wanted, rows.columns, str(files[0]))
     more = f" in the first of {len(files)} files" if len(files) > 1 else ""
     return Check("texts", "ok", f"{len(rows):,} rows{more} with {' and '.join(wanted)}: {files[0]}")
+
+
+def _cluster(runtime: Runtime) -> Check:
+    with Cluster(runtime) as cluster:
+        return Check("Ray cluster", "ok", f"{runtime.ray}: {cluster.about()}, each with this stillhouse and Python")
 
 
 def _teacher(recipe: Recipe) -> Iterator[Check]:

@@ -14,9 +14,11 @@ import psutil
 import pytest
 
 from curation import difficulty, scoring, vectors
+from stillhouse.checks import examined
 from stillhouse.cluster import Cluster
 from stillhouse.errors import InputError
 from stillhouse.near_duplicates import find_across_blocks, find_near_duplicates
+from stillhouse.needs import _cluster
 from stillhouse.places import Here, unheard
 from stillhouse.progress import Unseen
 from stillhouse.recipe import load_recipe
@@ -145,6 +147,12 @@ def _kill_replica() -> None:
     named = [one for one in psutil.process_iter(["cmdline"]) if (one.info["cmdline"] or [""])[0][:12] == "ray::Replica"]
     assert len(named) == 2
     named[0].kill()
+
+
+def test_the_doctor_looks_at_the_cluster(nodes: Nodes) -> None:
+    check = _cluster(Runtime(ray=nodes.address))
+    assert (check.state, "3 nodes with" in check.found) == ("ok", True)
+    assert examined("Ray cluster", lambda: _cluster(Runtime(ray="127.0.0.1:1"))).state == "fault"
 
 
 def test_a_cluster_that_is_not_there_is_named(tmp_path: Path, teacher_server: TeacherServer) -> None:
