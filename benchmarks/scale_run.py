@@ -33,6 +33,7 @@ DOMAINS = ("film", "hotel", "food", "app", "book")
 MOST_SENTENCES, MEAN_SENTENCES = 12, 4
 WRITTEN_AT_ONCE = 100_000
 HEADS = 100
+ENTRIES = 4000  # of the student's vocabulary, so that texts have as many tokens as with a real one
 LABELS = ["negative", "neutral", "positive"]
 TASKS: dict[str, dict[str, Any]] = {
     "classification": {"labels": LABELS},
@@ -55,7 +56,7 @@ def make_run(folder: RunFolder, count: int, **changed: Any) -> None:
     folder.path.mkdir(parents=True)
     place = folder.path.parent
     write_sources(place, count)
-    student = write_student(place / "student")
+    student = write_student(place / "student", corpus=pl.read_ndjson(DEMO_TEXTS)["text"].to_list(), entries=ENTRIES)
     sections = {
         "name": "scale",
         "texts": {"sources": [{"path": str(place / "texts.parquet"), "domain_column": "domain", "licence": "CC0-1.0"}]},

@@ -1,6 +1,7 @@
 """A student small enough that a training step takes milliseconds, and published datasets of a few rows for it."""
 
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -26,17 +27,22 @@ MARKS = [
 ]  # fmt: skip
 
 
-def write_student(folder: Path, template: str | None = None, context: int = 4096) -> Path:
-    """Write a model of two layers over a vocabulary of bytes and marks; `template` is one of those TRL carries."""
+def write_student(
+    folder: Path, template: str | None = None, context: int = 4096, corpus: Sequence[str] = (), entries: int = 600
+) -> Path:
+    """Write a model of two layers over a vocabulary of bytes and marks, and of what is frequent in a corpus.
+
+    `template` is one of those TRL carries.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=["<s>", "</s>", "<pad>", *MARKS], show_progress=False,
+        vocab_size=entries, special_tokens=["<s>", "</s>", "<pad>", *MARKS], show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )  # fmt: skip
     labels = [label for one in SETS.values() for label in one.labels]  # whole words, so that each begins differently
-    tokenizer.train_from_iterator([f" {' '.join([*WORDS, *MOODS, *labels])}"] * 4, trainer)
+    tokenizer.train_from_iterator([*[f" {' '.join([*WORDS, *MOODS, *labels])}"] * 4, *corpus], trainer)
     marks = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "additional_special_tokens": MARKS}
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **marks)
     if template:
