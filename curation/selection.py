@@ -8,7 +8,7 @@ import numpy.typing as npt
 import polars as pl
 
 from curation.diversity import facility_location, k_center
-from stillhouse.draws import uniform
+from stillhouse.draws import uniform, uniforms
 from stillhouse.near_duplicates import Vectors
 from stillhouse.sections import Curation
 
@@ -23,7 +23,9 @@ def chances(eligible: pl.DataFrame, settings: Curation, seed: int, vectors: Vect
     A sample is kept where its draw is below its probability. Both depend on the set of samples and the seed, not on
     the order of rows. With scope `task` each instruction's samples are a set of their own.
     """
-    eligible = eligible.sort("sample_id")
+    eligible = eligible.select("sample_id", "instruction_id", "difficulty")
+    if settings.strategy in ("k-center", "facility"):  # where a tie goes to the lowest row
+        eligible = eligible.sort("sample_id")
     groups = eligible.partition_by("instruction_id") if settings.scope == "task" else [eligible]
     parts = [eligible.select("sample_id").clear().with_columns(probability=pl.lit(0.0), draw=pl.lit(0.0))]
     for group in groups:
@@ -44,7 +46,7 @@ def control_chances(
 
     `random`: by lot. `top`: the most difficult. `diverse`: by k-center, blind to difficulty.
     """
-    eligible = eligible.sort("sample_id")
+    eligible = eligible.select("sample_id", "difficulty").sort("sample_id")
     ids = eligible["sample_id"].to_list()
     draws = draw(ids, seed)
     if kind == "random":  # by other numbers than the cut's own, which would share its choice
@@ -118,4 +120,4 @@ def draw(keys: list[str], seed: int) -> Floats:
 
     A sample is kept when its number is below its probability, so the share kept is the rate in expectation.
     """
-    return np.array([uniform(f"{seed} {key}") for key in keys])
+    return uniforms(f"{seed} {key}" for key in keys)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from stillhouse.coverage import Table
-from stillhouse.draws import uniform
+from stillhouse.draws import uniforms
 from stillhouse.schemas import CORRECTIONS, PUBLISHED, REJECTED, conform
 
 Tables = Mapping[str, pl.LazyFrame]  # of which only what is used is read
@@ -98,7 +98,7 @@ def split_by_text(rows: pl.LazyFrame, test_share: float) -> dict[str, pl.LazyFra
 
 
 def _draws(texts: pl.Series) -> pl.Series:
-    return pl.Series([uniform(text) for text in texts], dtype=pl.Float64)
+    return pl.Series(uniforms(texts), dtype=pl.Float64)
 
 
 def _cast(schema: pl.Schema) -> list[pl.Expr]:

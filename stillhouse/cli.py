@@ -10,7 +10,7 @@ from stillhouse import completion
 from stillhouse.errors import InputError, StillhouseError, interruptible
 from stillhouse.setup_cli import doctor, init
 from stillhouse.students_cli import evaluate, experiment, train
-from stillhouse.viewing_cli import OutPath, RunPath, diff, inspect, report
+from stillhouse.viewing_cli import OutPath, RunPath, diff, inspect, plain_place, report
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -224,7 +224,9 @@ app.add_typer(instructions, name="instructions")
 @instructions.command("export", epilog="Example: stillhouse instructions export runs/demo --to edited.yaml")
 def export_instructions(
     run_folder: RunPath,
-    to: Annotated[Path, typer.Option(help="New YAML file.")] = Path("instructions.yaml"),
+    to: Annotated[Path, typer.Option(metavar="FILE", parser=plain_place, help="New YAML file.")] = Path(
+        "instructions.yaml"
+    ),
 ) -> None:
     """Write the kept instructions into a YAML file. After `run --until instructions` no answer is paid for yet."""
     from stillhouse.job import export_instructions
@@ -283,7 +285,10 @@ def review_push(
     run_folder: RunPath,
     plan: Annotated[bool, typer.Option("--plan", help="Only show what would be asked.")] = False,
     to: Annotated[
-        Path | None, typer.Option(help="Write an .xlsx, .csv or .html file instead of sending to Argilla.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", parser=plain_place, help="Write an .xlsx, .csv or .html file instead of sending to Argilla."
+        ),
     ] = None,
     another: Annotated[
         bool, typer.Option("--next", help="Draw another round although the last one is not answered yet.")

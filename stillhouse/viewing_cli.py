@@ -7,7 +7,8 @@ import click
 import typer
 
 from stillhouse import completion
-from stillhouse.remote import local_path
+from stillhouse.errors import InputError
+from stillhouse.remote import is_url, local_path
 
 
 def run_place(given: str) -> Path:
@@ -16,6 +17,13 @@ def run_place(given: str) -> Path:
     if context and context.resilient_parsing:  # the shell only wants to complete
         return Path(given)
     return local_path(given)
+
+
+def plain_place(given: str) -> Path:
+    """Return a path of this machine. Raises InputError for a URL, which would become a folder of that name."""
+    if is_url(given):
+        raise InputError(f"{given}: only runs are kept in a storage; give a file or folder of this machine")
+    return Path(given)
 
 
 RunPath = Annotated[
@@ -61,7 +69,12 @@ def inspect(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Rows shown; all unless given, but 10 cards where nobody can page.")
     ] = None,
-    to: Annotated[Path | None, typer.Option(help="Write the rows into a new .jsonl, .csv or .parquet file.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", parser=plain_place, help="Write the rows into a new .jsonl, .csv or .parquet file."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON, one a line.")] = False,
 ) -> None:
     """Show rows of a run's tables as readable cards, counts by a column, or how one sample came to be."""
@@ -111,7 +124,8 @@ def report(
         ),
     ] = None,
     to: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder of the report; RUN/report unless given.")
+        Path | None,
+        typer.Option(metavar="FOLDER", parser=plain_place, help="Folder of the report; RUN/report unless given."),
     ] = None,
 ) -> None:
     """Write one HTML page about a run, to read, search and pass on; it needs no network."""

@@ -545,3 +545,11 @@ def test_completing_asks_no_storage(monkeypatch: pytest.MonkeyPatch) -> None:
     done = subprocess.run([COMMAND], env=os.environ | asked, capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout.split() == ["attributes"]
     assert done.stderr == ""
+
+
+def test_what_is_no_run_is_not_written_to_a_url(tmp_path: Path) -> None:
+    for command in (("inspect", tmp_path), ("report", tmp_path), ("instructions", "export", tmp_path)):
+        done = stillhouse(*command, "--to", "s3://bucket/rows.csv", cwd=tmp_path)
+        assert done.returncode == 2
+        assert "only runs are kept in a storage" in " ".join(done.stderr.split())
+    assert not list(tmp_path.iterdir())

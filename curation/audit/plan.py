@@ -7,7 +7,7 @@ import numpy.typing as npt
 import polars as pl
 
 from curation.audit.intervals import clopper_pearson, effective_size
-from stillhouse.draws import uniform
+from stillhouse.draws import uniform, uniforms
 from stillhouse.schemas import FRAME, conform
 from stillhouse.sections import Review
 
@@ -158,7 +158,7 @@ def draw_dropped(rows: pl.DataFrame, settings: Review, seed: int) -> pl.DataFram
 
 
 def _frame(rows: pl.DataFrame, counts: dict[str, int], settings: Review, seed: int) -> pl.DataFrame:
-    draws = pl.Series("draw", [uniform(f"{seed}/audit/{sample_id}") for sample_id in rows["sample_id"]], pl.Float64)
+    draws = pl.Series("draw", uniforms(f"{seed}/audit/{sample_id}" for sample_id in rows["sample_id"]))
     wanted = pl.col("stratum").replace_strict(counts, default=0, return_dtype=pl.Int64)
     open_ = ~pl.col("settled")
     place = pl.struct("draw", "sample_id").rank("ordinal").over("stratum", "settled")
