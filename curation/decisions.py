@@ -65,10 +65,15 @@ def _ledger(
     return table, {**counts, **added, "kept": int(table["kept"].sum())}
 
 
+def tables_for(settings: Curation) -> tuple[str, ...]:
+    """Return the tables that decisions are made of: `texts` tell the domain, which only quotas ask for."""
+    return ("instructions", "responses", "scores", *(("texts",) if settings.quotas else ()))
+
+
 def samples_of(tables: Mapping[str, pl.DataFrame | pl.LazyFrame]) -> pl.DataFrame:
     """Return what decisions are made of, a row per response: its verdict, its scores and what it covers.
 
-    Reads `texts`, `instructions`, `responses` and `scores`, and of these only the narrow columns.
+    Reads the tables of `tables_for`, and of these only the narrow columns.
     """
     table = {name: frame.lazy() for name, frame in tables.items()}
     responses = table["responses"].select(
@@ -76,12 +81,13 @@ def samples_of(tables: Mapping[str, pl.DataFrame | pl.LazyFrame]) -> pl.DataFram
     )
     scores = table["scores"].select("sample_id", "difficulty", "unscored_reason", "nearest_id", "nearest_similarity")
     covers = table["instructions"].select("instruction_id", pl.col("perspective_id").alias("perspective"), "task_type")
-    return (
-        responses.join(scores, on="sample_id", how="left", maintain_order="left")
-        .join(covers, on="instruction_id", how="left", maintain_order="left")
-        .join(table["texts"].select("text_id", "domain"), on="text_id", how="left", maintain_order="left")
-        .collect()
+    samples = responses.join(scores, on="sample_id", how="left", maintain_order="left").join(
+        covers, on="instruction_id", how="left", maintain_order="left"
     )
+    if "texts" in table:
+        domains = table["texts"].select("text_id", "domain")
+        samples = samples.join(domains, on="text_id", how="left", maintain_order="left")
+    return samples.drop("text_id").collect()
 
 
 def _verdict(settings: Curation) -> pl.Expr:

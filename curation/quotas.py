@@ -16,6 +16,8 @@ def fill_quotas(eligible: pl.DataFrame, quotas: Sequence[Quota]) -> pl.DataFrame
     those without a chance come last, the hardest first. Quotas add samples and never take one away; a later quota
     counts those of the earlier ones.
     """
+    if not quotas:
+        return pl.DataFrame(schema={"sample_id": pl.String, "quota": pl.String})
     rows = eligible.select(
         "sample_id", "perspective", "task_type", "domain", pl.col("drawn").alias("kept"),
         (pl.col("draw") / pl.col("probability")).alias("turn"), (-pl.col("difficulty")).alias("easiness"),

@@ -42,7 +42,7 @@ def make_cuts(folder: RunFolder, changes: dict[str, Any], name: str | None, cont
     Needs no model: scores and embeddings are those of the run. Raises InputError where a change is not possible, a
     name is taken by other settings, or the run is not scored yet.
     """
-    from curation.decisions import control, decide, samples_of
+    from curation.decisions import control, decide, samples_of, tables_for
     from curation.selection import Control
     from curation.vectors import vectors_of
 
@@ -58,9 +58,7 @@ def make_cuts(folder: RunFolder, changes: dict[str, Any], name: str | None, cont
     name = name or _name_of(settings)
     if not all(NAME.fullmatch(one) for one in (name, *(f"{name}-{kind}" for kind in controls))):
         raise InputError(f"--name {name}: letters, digits, dot, dash and underscore make a name, up to 70 of them")
-    samples = samples_of(
-        {table: folder.scan_table(table) for table in ("texts", "instructions", "responses", "scores")}
-    )
+    samples = samples_of({table: folder.scan_table(table) for table in tables_for(settings)})
     vectors = vectors_of(folder.vectors_path)
     table, counts = decide(samples, settings, recipe.seed, vectors)
     cuts = [Cut(name, table, settings, dict(counts))]

@@ -148,10 +148,10 @@ def _vectors(build: Build, valid: pl.LazyFrame) -> "SampleVectors":
 
 
 def _decisions(build: Build) -> Counts:
-    from curation.decisions import decide, samples_of
+    from curation.decisions import decide, samples_of, tables_for
     from curation.vectors import vectors_of
 
-    samples = samples_of({name: build.table(name) for name in ("texts", "instructions", "responses", "scores")})
+    samples = samples_of({name: build.folder.scan_table(name) for name in tables_for(build.recipe.curation)})
     table, counts = decide(samples, build.recipe.curation, build.recipe.seed, vectors_of(build.folder.vectors_path))
     build.folder.write_table("decisions", table)
     return counts
