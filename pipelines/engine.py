@@ -84,6 +84,11 @@ class Engine:
         """Open the teacher now. Raises as its backend does where it cannot be reached or loaded."""
         self._runner.run(self._opened())
 
+    def rest(self) -> None:
+        """Close the teacher, so that others have its room; it is opened again when there is something to ask."""
+        self._runner.run(self._open.aclose())
+        self._open, self._opening, self._dispatcher = AsyncExitStack(), None, None
+
     @property
     def spent(self) -> Usage:
         """Calls and tokens of all answers of the run folder."""

@@ -192,6 +192,9 @@ class Build:
             return Here()
         from stillhouse.cluster import Cluster
 
+        if "engine" in self.__dict__:  # the teacher's replicas may hold all of the cluster
+            self.engine.rest()
+
         return self._open.enter_context(Cluster(self.recipe.runtime))
 
     @property

@@ -149,6 +149,16 @@ def _kill_replica() -> None:
     named[0].kill()
 
 
+@pytest.mark.timeout(200)
+def test_replicas_of_the_teacher_make_room_for_workers(nodes: Nodes, tmp_path: Path) -> None:
+    """There are as many replicas as fit; a worker that waited for one to end would wait for ever."""
+    recipe = load_recipe(write_recipe(tmp_path, runtime={"ray": nodes.address}))
+    build = build_of(recipe, RunFolder(tmp_path / "run"), Unseen())
+    with build.opened():
+        build.engine.open()
+        assert list(build.place.each(partial(lengths_of, tmp_path / "log", 0.0), [["abc"]], unheard)) == [(3, "abc")]
+
+
 def test_the_doctor_looks_at_the_cluster(nodes: Nodes) -> None:
     check = _cluster(Runtime(ray=nodes.address))
     assert (check.state, "3 nodes with" in check.found) == ("ok", True)
