@@ -75,7 +75,7 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         """Close the teacher and the journal."""
-        self._runner.run(self._open.aclose())
+        self.rest()
         self._runner.close()
         self._journal.fold()
         self._journal.close()

@@ -64,10 +64,8 @@ class Cluster:
 
     def about(self) -> str:
         """Return how many nodes there are, and what they have."""
-        import ray
-
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        cpus, gpus = (sum(int(node.get(kind, 0)) for node in nodes) for kind in ("CPU", "GPU"))
+        nodes = [node["Resources"] for node in _alive()]
+        cpus, gpus = (sum(int(node.get(kind, 0)) for node in nodes) for kind in KINDS.values())
         return f"{len(nodes)} nodes with {cpus:,} CPUs and {gpus:,} GPUs"
 
     def needs(self, gpus: int) -> Mapping[str, int]:
@@ -87,10 +85,9 @@ class Cluster:
 
     def room(self, needs: Mapping[str, int]) -> int:
         """Return how many workers fit on the nodes that each need so much (`num_cpus`, `num_gpus`)."""
-        import ray
-
-        return sum(min(int(node["Resources"].get(KINDS[kind], 0) // much) for kind, much in needs.items())
-                   for node in ray.nodes() if node["Alive"])  # fmt: skip
+        return sum(
+            min(int(node["Resources"].get(KINDS[kind], 0) // much) for kind, much in needs.items()) for node in _alive()
+        )
 
     def each(self, make: Callable[[], Work[Result]], chunks: Iterable[Chunk], tell: Tell) -> Iterator[Result]:
         """Yield what comes of each chunk, in their order, from a pool of actors; see `Place`. `tell` hears nothing."""
@@ -141,7 +138,7 @@ class Cluster:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        nodes = [node for node in ray.nodes() if node["Alive"]]
+        nodes = _alive()
         task = ray.remote(_versions)
         there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
         asked = [task.options(num_cpus=0, scheduling_strategy=one).remote() for one in there]
@@ -174,6 +171,12 @@ def _refuse_silence(address: str | None) -> None:
     host, _, port = (address or "").partition(":")
     if port:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+
+
+def _alive() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _versions() -> str:

@@ -1,7 +1,7 @@
 """Arguments of the commands that show a run: inspect, diff and report; and how any command is told a run."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import click
 import typer
@@ -42,7 +42,17 @@ OutPath = Annotated[
         metavar="RUN", parser=run_place, help="Run folder or URL; runs/NAME unless given.", show_default=False
     ),
 ]
-RUN_OR_CUT = "Run folder, or a cut of one: RUN/cuts/NAME."
+
+
+def _side(metavar: str) -> Any:
+    """Return the argument of one side of a comparison."""
+    return typer.Argument(
+        metavar=metavar,
+        parser=run_place,
+        help="Run folder, or a cut of one: RUN/cuts/NAME.",
+        show_default=False,
+        autocompletion=completion.run_folders,
+    )
 
 
 def inspect(
@@ -84,26 +94,8 @@ def inspect(
 
 
 def diff(
-    before: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN_A",
-            parser=run_place,
-            help=RUN_OR_CUT,
-            show_default=False,
-            autocompletion=completion.run_folders,
-        ),
-    ],
-    after: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN_B",
-            parser=run_place,
-            help=RUN_OR_CUT,
-            show_default=False,
-            autocompletion=completion.run_folders,
-        ),
-    ],
+    before: Annotated[Path, _side("RUN_A")],
+    after: Annotated[Path, _side("RUN_B")],
     as_json: Annotated[bool, typer.Option("--json", help="Print what differs as JSON.")] = False,
 ) -> None:
     """Show what differs between two runs, or cuts: settings, rows kept, scores, answers, cost."""

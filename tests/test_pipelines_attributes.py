@@ -1,7 +1,6 @@
 """Attributes: any answer gives rows or a reason, a name counts once per text, the domain is the recipe's."""
 
 import json
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from stillhouse.recipe import load_recipe
 from stillhouse.sections import Attributes, Domain, Runtime, Teacher
 from stillhouse.texts import text_id
 from tests.conftest import ROOT, outcome
+from tests.measuring import bytes_per_row
 
 ITEM = {"name": "Tone", "description": "how it sounds", "value": "calm"}
 
@@ -108,12 +108,5 @@ def test_rows_come_text_by_text_whatever_the_batch(tmp_path: Path, monkeypatch: 
 def test_memory_holds_no_row_that_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schemas, "BATCH_ROWS", 50)
 
-    def peak(count: int) -> int:
-        tracemalloc.start()
-        enumerated(count, tmp_path / f"{count}.sqlite")
-        _, most = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        return most
-
-    peak(299)  # what is loaded once
-    assert (peak(1500) - peak(300)) / 1200 < 800, "bytes per text; outcomes took 2,500"
+    grown = bytes_per_row(lambda count: enumerated(count, tmp_path / f"{count}.sqlite"))
+    assert grown < 800, "bytes per text; outcomes took 2,500"

@@ -1,6 +1,5 @@
 """Responses: rows come in the order of the pairs whatever the batch, and no row that has ended stays in memory."""
 
-import tracemalloc
 from pathlib import Path
 
 import polars as pl
@@ -15,6 +14,7 @@ from stillhouse import schemas
 from stillhouse.progress import Counts, Unseen
 from stillhouse.schemas import INSTRUCTIONS, table_of
 from stillhouse.sections import Responses, Runtime, Teacher
+from tests.measuring import bytes_per_row
 
 LABELS = ["negative", "neutral", "positive"]
 
@@ -61,12 +61,5 @@ def test_rows_come_pair_by_pair_whatever_the_batch(tmp_path: Path, monkeypatch: 
 def test_memory_holds_no_row_that_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schemas, "BATCH_ROWS", 50)
 
-    def peak(count: int) -> int:
-        tracemalloc.start()
-        answered(count, tmp_path / f"{count}.sqlite")
-        _, most = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        return most
-
-    peak(299)  # what is loaded once
-    assert (peak(1500) - peak(300)) / 1200 < 850, "bytes per pair; outcomes and rows took 1,250"
+    grown = bytes_per_row(lambda count: answered(count, tmp_path / f"{count}.sqlite"))
+    assert grown < 850, "bytes per pair; outcomes and rows took 1,250"

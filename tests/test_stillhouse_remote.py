@@ -27,8 +27,8 @@ from stillhouse.errors import InputError, RunError
 from stillhouse.remote import LOCK, PLACE, Remote, local_path, remote_of
 from stillhouse.store import RunFolder, write_atomically
 from tests.conftest import COMMAND, DEMO_TEXTS, endpoint_teacher, free_port, stillhouse, write_recipe
-from tests.teacher_server import TeacherServer
-from tests.test_stillhouse_torture import requests_on_disk, tables_of
+from tests.teacher_server import TeacherServer, requests_on_disk
+from tests.test_stillhouse_torture import tables_of
 
 RUN = "s3://bucket/team/run"
 NUMBERS = count()
