@@ -1,6 +1,7 @@
 """The `scores` table: every valid sample's difficulty, and a near-duplicate's most similar kept sample."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 
 import numpy as np
 import polars as pl
@@ -16,7 +17,6 @@ from stillhouse.schemas import SCORES, conform
 from stillhouse.sections import Curation
 
 GROUP = {"all": None, "instruction": "instruction_id", "text": "text_id"}
-FIGURES = ("difficulty", "perplexity", "ifd", "output_tokens", "scored_positions", "unscored_reason")
 # Rows that a step on a cluster compares with as many: half a minute of a core, and 0.3 GB for three parts of 384.
 BLOCK_ROWS = 65_536
 
@@ -69,7 +69,7 @@ def near_duplicates(valid: pl.LazyFrame, vectors: SampleVectors, settings: Curat
 
 
 def _table(ids: pl.Series, keys: Sequence[str], checkpoint: Checkpoint, near: NearDuplicates) -> pl.DataFrame:
-    schema = {name: SCORES[name] for name in FIGURES}
+    schema = {field.name: SCORES[field.name] for field in fields(Score)}  # as `score_all` keeps them
     figures = pl.concat(
         pl.DataFrame([checkpoint.get(key) for key in keys[start : start + READ_AT_ONCE]], schema=schema, orient="row")
         for start in range(0, len(keys), READ_AT_ONCE)

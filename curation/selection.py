@@ -24,17 +24,15 @@ def chances(eligible: pl.DataFrame, settings: Curation, seed: int, vectors: Vect
     the order of rows. With scope `task` each instruction's samples are a set of their own.
     """
     eligible = eligible.select("sample_id", "instruction_id", "difficulty")
-    if settings.strategy in ("k-center", "facility"):  # where a tie goes to the lowest row
-        eligible = eligible.sort("sample_id")
     groups = eligible.partition_by("instruction_id") if settings.scope == "task" else [eligible]
     parts = [eligible.select("sample_id").clear().with_columns(probability=pl.lit(0.0), draw=pl.lit(0.0))]
     for group in groups:
-        ids = group["sample_id"].to_list()
-        difficulty = group["difficulty"].to_numpy().astype(np.float64)
         if settings.strategy == "k-center" or settings.strategy == "facility":
-            probability = _spread(ids, difficulty, settings, seed, vectors)
+            group = group.sort("sample_id")  # a tie goes to the lowest row
+            probability = _spread(group, settings, seed, vectors)
         else:
-            probability = selection_probability(difficulty, settings.rate, settings.strategy, settings.peak)
+            probability = selection_probability(_difficulty(group), settings.rate, settings.strategy, settings.peak)
+        ids = group["sample_id"].to_list()
         parts.append(pl.DataFrame({"sample_id": ids, "probability": probability, "draw": draw(ids, seed)}))
     return pl.concat(parts)
 
@@ -60,17 +58,22 @@ def control_chances(
     return pl.DataFrame({"sample_id": ids, "probability": probability, "draw": draws})
 
 
-def _spread(ids: list[str], difficulty: Floats, settings: Curation, seed: int, vectors: VectorsOf | None) -> Floats:
+def _difficulty(samples: pl.DataFrame) -> Floats:
+    return samples["difficulty"].to_numpy().astype(np.float64)
+
+
+def _spread(samples: pl.DataFrame, settings: Curation, seed: int, vectors: VectorsOf | None) -> Floats:
     """Return 1 for the samples that a strategy of diversity picks, else 0.
 
     Their number is rate * n, rounded up or down by chance, so that the rate holds in expectation.
     """
+    ids = samples["sample_id"].to_list()
     budget = int(settings.rate * len(ids) + uniform(f"{seed} budget {ids[0]}")) if ids else 0
     matrix = _embedded(ids, vectors)
     if settings.strategy == "k-center":
         picks = k_center(matrix, budget)
     else:
-        picks = facility_location(matrix, difficulty, budget, settings.diversity)
+        picks = facility_location(matrix, _difficulty(samples), budget, settings.diversity)
     probability = np.zeros(len(ids))
     probability[picks] = 1.0
     return probability

@@ -100,10 +100,7 @@ class SampleVectors:
 
     def save(self, path: Path, about: str) -> None:
         """Write all, whole or not at all; `about` says what the vectors depend on."""
-        pieces = (
-            Part(places, len(matrix), (matrix[start : start + ROWS_AT_ONCE] for start in _starts(len(matrix))))
-            for matrix, places in self.parts
-        )
+        pieces = (Part(places, len(matrix), _slices(matrix)) for matrix, places in self.parts)
         write_vectors(path, about, self.ids, pieces)
 
 
@@ -227,8 +224,8 @@ def _chunks(values: pl.Series) -> Iterator[Chunk]:
     return (values[start : start + ENCODED_AT_ONCE].to_list() for start in range(0, len(values), ENCODED_AT_ONCE))
 
 
-def _starts(count: int) -> range:
-    return range(0, count, ROWS_AT_ONCE)
+def _slices(matrix: Rows) -> Iterator[Vectors]:
+    return (matrix[start : start + ROWS_AT_ONCE] for start in range(0, len(matrix), ROWS_AT_ONCE))
 
 
 def embed_samples(

@@ -6,7 +6,7 @@ import polars as pl
 
 from stillhouse.coverage import Table
 from stillhouse.draws import uniforms
-from stillhouse.schemas import CORRECTIONS, PUBLISHED, REJECTED, conform
+from stillhouse.schemas import CORRECTIONS, PUBLISHED, REJECTED, columns_of, conform
 
 Tables = Mapping[str, pl.LazyFrame]  # of which only what is used is read
 
@@ -81,7 +81,7 @@ def published_rows(tables: Tables, teacher: str) -> tuple[pl.LazyFrame, pl.LazyF
             pl.concat_list(_message("user", "prompt"), _message("assistant", "output")).alias("messages"),
         )
     )
-    return rows.filter("kept").select(_cast(PUBLISHED)), rows.filter(~pl.col("kept")).select(_cast(REJECTED))
+    return rows.filter("kept").select(columns_of(PUBLISHED)), rows.filter(~pl.col("kept")).select(columns_of(REJECTED))
 
 
 def split_by_text(rows: pl.LazyFrame, test_share: float) -> dict[str, pl.LazyFrame]:
@@ -99,10 +99,6 @@ def split_by_text(rows: pl.LazyFrame, test_share: float) -> dict[str, pl.LazyFra
 
 def _draws(texts: pl.Series) -> pl.Series:
     return pl.Series(uniforms(texts), dtype=pl.Float64)
-
-
-def _cast(schema: pl.Schema) -> list[pl.Expr]:
-    return [pl.col(name).cast(dtype) for name, dtype in schema.items()]
 
 
 def _message(role: str, column: str) -> pl.Expr:

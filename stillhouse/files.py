@@ -1,6 +1,7 @@
 """Rows of a file, a folder of files or a dataset, with clear errors where something is broken."""
 
 import codecs
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,16 +72,16 @@ def read_file(path: Path) -> pl.DataFrame:
 
 def _read_utf8(path: Path) -> bytes:
     """Return the content without a byte order mark. Raises InputError that names the first line that is not UTF-8."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{path}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x}). "
-                    f"Convert it first, for example: iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}"
-                ) from error
-    return path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    content = path.read_bytes()
+    for number, line in enumerate(io.BytesIO(content), start=1):
+        try:
+            line.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{path}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x}). "
+                f"Convert it first, for example: iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}"
+            ) from error
+    return content.removeprefix(codecs.BOM_UTF8)
 
 
 def _broken_line(path: Path) -> str | None:

@@ -255,9 +255,14 @@ def conform(frame: pl.DataFrame, schema: pl.Schema, name: str) -> pl.DataFrame:
     if missing or extra:
         raise RunError(f"table {name}: missing columns {sorted(missing)}, unexpected columns {sorted(extra)}")
     try:
-        return frame.select(pl.col(column).cast(dtype, strict=True) for column, dtype in schema.items())
+        return frame.select(columns_of(schema))
     except pl.exceptions.PolarsError as error:
         raise RunError(f"table {name} does not fit its schema: {error}") from error
+
+
+def columns_of(schema: pl.Schema) -> list[pl.Expr]:
+    """Return what selects the columns of a schema, in its order and types, of an eager or a lazy table."""
+    return [pl.col(column).cast(dtype, strict=True) for column, dtype in schema.items()]
 
 
 def table_of(rows: list[dict[str, object]], schema: pl.Schema, name: str) -> pl.DataFrame:
