@@ -194,17 +194,19 @@ class _Pool:
         self.figures = TokenFigures(np.empty(count), np.empty(count, np.int64), np.empty(count, np.int64))
         self.hidden: list[Any] = []
         self.places: list[Any] = []
+        self.waiting = 0
 
     def add(self, hidden: Any, places: Sequence[Any]) -> None:
         """Take hidden states, and which target each predicts; work off what fills a block."""
         self.hidden.append(hidden)
         self.places.extend(places)
-        while sum(map(len, self.hidden)) >= self.student.positions:
+        self.waiting += len(hidden)
+        while self.waiting >= self.student.positions:
             self._work_off()
 
     def close(self) -> TokenFigures:
         """Work off the rest; return the figures of all targets."""
-        while self.hidden:
+        while self.waiting:
             self._work_off()
         return self.figures
 
@@ -215,7 +217,8 @@ class _Pool:
         found = token_figures(self.student.logits(block), torch.from_numpy(self.targets[here]).to(block.device))
         self.figures.loss[here], self.figures.rank[here] = found.loss, found.rank
         self.figures.nucleus[here] = found.nucleus
-        self.hidden, self.places = ([hidden[size:]], [places[size:]]) if len(hidden) > size else ([], [])
+        self.hidden, self.places = [hidden[size:]], [places[size:]]
+        self.waiting -= len(here)
 
 
 def _score(found: TokenFigures, alone: TokenFigures) -> Score:
