@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,10 @@ from filelock import FileLock
 
 from stillhouse.job import quiet_libraries
 
+# Each test process, and what it starts, gives its models a share of the processors: threads that wait for each other
+# while somebody else has the processor take up to ten times as long.
+if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(processes))))
 quiet_libraries()
 
 from curation.audit.local_server import Account, LocalServer, install, running  # noqa: E402
