@@ -87,20 +87,21 @@ def score_all(
 ) -> list[str]:
     """Put the scores of samples, field by field, into `checkpoint`; return each sample's key there, in their order.
 
-    Pairs are worked off sorted by prompt, so that neighbours share what they begin with, a chunk at a time: a score
-    does not depend on the order of the samples, on whether the run was interrupted, nor on the place of the `Scorer`
-    that `make` returns. Samples whose scores `checkpoint` holds are left out. `report` is told samples done and tokens
-    read so far.
+    Distinct pairs are worked off sorted by prompt, so that neighbours share what they begin with, a chunk at a time: a
+    score does not depend on the order of the samples, on whether the run was interrupted, nor on the place of the
+    `Scorer` that `make` returns. Samples whose scores `checkpoint` holds are left out. `report` is told samples done,
+    repeated ones at first, and tokens read so far.
 
     Raises RunError where the model's logits are not those of its output layer.
     """
     texts = _as_json(samples)
     keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
     order = texts.arg_sort().to_numpy()
+    order = order[texts.is_first_distinct().to_numpy()[order]]
     known = np.fromiter((checkpoint.get(key) is not None for key in keys), np.bool_, len(keys))
     fresh = [chunk[~known[chunk]] for chunk in _chunks(order, texts.str.len_bytes().to_numpy())]
     fresh = [chunk for chunk in fresh if len(chunk)]
-    done, tokens = int(known.sum()), 0
+    done, tokens = len(keys) - sum(map(len, fresh)), 0
     report(done, tokens)
 
     def told(more: int, read: int) -> None:

@@ -49,11 +49,11 @@ def score_table(
     `make` returns a `Scorer`, wherever `place` wants one. Difficulties that `checkpoint` holds are not computed again.
     """
     near = near_duplicates(valid, vectors, settings, place)
-    rows = valid.select("prompt", "output").collect()
-    progress.start("scores", total=len(rows))
-    keys = score_all(rows.iter_rows(), make, checkpoint, place, progress.update)
-    del rows
-    table = _table(valid.select("sample_id").collect().to_series(), keys, checkpoint, near)
+    ids = valid.select("sample_id").collect().to_series()
+    progress.start("scores", total=len(ids))
+    # Nobody else holds the rows: they go when they are worded, before the scoring.
+    keys = score_all(valid.select("prompt", "output").collect().iter_rows(), make, checkpoint, place, progress.update)
+    table = _table(ids, keys, checkpoint, near)
     unscored = table["unscored_reason"].count()
     return table, {"scored": len(table) - unscored, "unscored": unscored}
 

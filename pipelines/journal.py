@@ -154,15 +154,16 @@ class Journal:
         if not self._remote:
             return
         known = self._known_segments()
-        new = [name for name in self._remote.segments() if name not in known]
-        for name, content in self._remote.read_segments(new):
-            try:
-                self.commit(chain(_rows_in(content), [(KNOWN, (name,))]))
-            except (OSError, EOFError, zlib.error, ValueError, KeyError) as error:
-                raise RunError(
-                    f"segment journal/{name} of {self._remote.url} is damaged ({error}); move it away, and what it "
-                    "held is asked for again"
-                ) from error
+        while new := [name for name in self._remote.segments() if name not in known]:
+            for name, content in self._remote.read_segments(new):
+                try:
+                    self.commit(chain(_rows_in(content), [(KNOWN, (name,))]))
+                except (OSError, EOFError, zlib.error, ValueError, KeyError) as error:
+                    raise RunError(
+                        f"segment journal/{name} of {self._remote.url} is damaged ({error}); move it away, and what it "
+                        "held is asked for again"
+                    ) from error
+            known = self._known_segments()
 
     def _known_segments(self) -> set[str]:
         return {row[0] for row in self._db.execute("SELECT name FROM segments")}
@@ -230,6 +231,13 @@ class Journal:
         """Sum calls and tokens of all answers."""
         query = "SELECT COUNT(*), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(output_tokens), 0) FROM answers"
         return Usage(*self._db.execute(query).fetchone())
+
+
+def holds_calls(path: Path) -> bool:
+    """Say whether a run has a journal here, with what the storage of the run holds of it, where it has one."""
+    if remote_of(path.parent):
+        Journal(path).close()
+    return path.exists()
 
 
 def hash_of(call_id: str) -> int:

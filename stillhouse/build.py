@@ -174,7 +174,7 @@ class Build:
         data = self.recipe.model_dump(mode="json")
         values = {key: _value_at(data, key) for key in keys}
         models = [content_digest(value) for key, value in values.items() if key in MODELS and value]
-        return _digest([values, models, [_code_digest(module) for module in code]])
+        return _digest([values, models, [code_digest(module) for module in code]])
 
     @cached_property
     def engine(self) -> "Engine":
@@ -226,7 +226,7 @@ def fingerprints(stages: Sequence[Stage], recipe: Recipe, folder: RunFolder | No
         parts = {
             "recipe": _digest({key: _value_at(data, key) for key in stage.keys}),
             "input": _digest(_inputs(stage, recipe, data) + _from_people(stage, folder)),
-            "code": _digest([_code_digest(module) for module in stage.code]),
+            "code": _digest([code_digest(module) for module in stage.code]),
         }
         found[stage.name] = {**parts, "fingerprint": _digest([parts, before])}
     return found
@@ -276,7 +276,7 @@ def _value_at(data: dict[str, Any], key: str) -> Any:
     return data[section][name] if name else data[section]
 
 
-def _code_digest(module: str) -> str:
+def code_digest(module: str) -> str:
     """Hash the source of a module, or all files of a package or data folder, without importing it."""
     root = Path(__file__).parent.parent / module.replace(".", "/")
     single = root.with_suffix(".py")

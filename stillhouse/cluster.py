@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from stillhouse import __version__
 from stillhouse.errors import InputError, RunError, StillhouseError
 from stillhouse.models import cpu_threads
 from stillhouse.places import Chunk, Result, Tell, Work, unheard
@@ -22,6 +21,7 @@ from stillhouse.sections import Runtime
 FOREVER = -1
 CONNECT_SECONDS = 10
 KINDS = {"num_cpus": "CPU", "num_gpus": "GPU"}  # what Ray calls them for a worker, and of a node
+SAME = ("stillhouse", "python", "torch", "transformers", "sentence-transformers", "xllamacpp")  # on every node
 REMEDY = "start one with `ray start --head`, join machines with `ray start --address HOST:6379`"
 
 
@@ -30,7 +30,8 @@ class Cluster:
 
     def __init__(self, runtime: Runtime) -> None:
         """Take `runtime.ray` and `runtime.workers`; nothing is joined yet."""
-        self._address, self._most, self._joined = runtime.ray, runtime.workers, False
+        self._address, self._most, self._device = runtime.ray, runtime.workers, runtime.device
+        self._joined = False
 
     def __enter__(self) -> Self:
         """Join. Raises InputError where there is no cluster, RunError where a node has another stillhouse or Python."""
@@ -68,25 +69,27 @@ class Cluster:
         cpus, gpus = (sum(int(node.get(kind, 0)) for node in nodes) for kind in KINDS.values())
         return f"{len(nodes)} nodes with {cpus:,} CPUs and {gpus:,} GPUs"
 
-    def needs(self, gpus: int) -> Mapping[str, int]:
+    def needs(self, gpus: int) -> Mapping[str, Any]:
         """Return what a worker with a model takes of a node: `gpus`, or without any, as many CPUs as this process.
 
         With as many threads it computes what this process would, to the last bit. Raises RunError where no node has
         that much.
         """
-        if self.room(by_gpu := {"num_gpus": gpus}):
+        if self._device != "cpu" and self.room(by_gpu := {"num_gpus": gpus}):
             return by_gpu
         if self.room(by_cpu := {"num_cpus": cpu_threads()}):
-            return by_cpu
+            # Said once more, as a value from where `ray start` ran would count.
+            return {**by_cpu, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(cpu_threads())}}}
         raise RunError(
             f"no node of the Ray cluster has {gpus} GPUs, or the {cpu_threads()} CPUs of this machine, for a worker; "
             "set OMP_NUM_THREADS here to what one shall have. The last bits of scores depend on it"
         )
 
-    def room(self, needs: Mapping[str, int]) -> int:
+    def room(self, needs: Mapping[str, Any]) -> int:
         """Return how many workers fit on the nodes that each need so much (`num_cpus`, `num_gpus`)."""
+        much = {KINDS[kind]: needs[kind] for kind in KINDS.keys() & needs.keys()}
         return sum(
-            min(int(node["Resources"].get(KINDS[kind], 0) // much) for kind, much in needs.items()) for node in _alive()
+            min(int(node["Resources"].get(kind, 0) // count) for kind, count in much.items()) for node in _alive()
         )
 
     def each(self, make: Callable[[], Work[Result]], chunks: Iterable[Chunk], tell: Tell) -> Iterator[Result]:
@@ -142,11 +145,12 @@ class Cluster:
         task = ray.remote(_versions)
         there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
         asked = [task.options(num_cpus=0, scheduling_strategy=one).remote() for one in there]
+        own = _versions()
         for node, found in zip(nodes, map(self.result, asked), strict=True):
-            if found != _versions():
-                raise RunError(
-                    f"Ray node {node['NodeManagerAddress']} runs {found}, not {_versions()}; make them equal"
-                )
+            other = [name for name, what in own.items() if found.get(name) != what]
+            if other:
+                told = (", ".join(f"{name} {one.get(name, 'none')}" for name in other) for one in (found, own))
+                raise RunError(f"Ray node {node['NodeManagerAddress']} has {', not '.join(told)}; make them equal")
 
 
 class _Worker:
@@ -179,8 +183,13 @@ def _alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def _versions() -> str:
-    return f"stillhouse {__version__}, Python {platform.python_version()}, {platform.machine()}"
+def _versions() -> dict[str, str]:
+    """Return what results depend on, of this machine."""
+    from stillhouse.build import code_digest, versions
+
+    found = {name: version.partition("+")[0] for name, version in versions().items() if name in SAME}
+    code = "/".join(code_digest(part)[:6] for part in ("stillhouse", "pipelines", "curation"))
+    return {**found, "processor": platform.machine(), "code": code}
 
 
 def _quiet_data() -> None:

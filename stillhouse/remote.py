@@ -31,12 +31,16 @@ from stillhouse.errors import InputError, RunError, StillhouseError
 
 PLACE = "STILLHOUSE_REMOTE"  # environment variable: folder of the working folders
 INDEX, LOCK, MANIFEST, SEGMENTS = ".storage.json", ".lock", "manifest.json", "journal"
-OWN_FILES = {INDEX, LOCK, ".pulling.lock"}  # in a working folder, before there is a run
-NOT_MIRRORED = re.compile(r"(^|.*/)\..*|journal[./].*|publish/.*")  # hidden, the journal, what `publish` writes anew
+PULLING, PUSHING = ".pulling.lock", ".pushing.lock"
+OWN_FILES = {INDEX, LOCK, PULLING, PUSHING}  # in a working folder, before there is a run
+NOT_MIRRORED = re.compile(  # hidden files, the journal with its segments, and what `publish` writes anew
+    r"(^|.*/)\..*|journal\.(sqlite|damaged|reserve|fold).*|journal/\d+-[0-9a-f]+\.jsonl\.gz|publish/.*"
+)
 INSIDE = re.compile(r"(.+?://[^/]+/.+?)/(cuts/[^/]+(?:/dataset)?|dataset)")  # what may be named inside a run
 WHOLE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"}  # storages whose objects appear when they are whole
 REFRESH_SECONDS, ABANDONED_SECONDS = 20, 120  # a lock is renewed so often, and taken over when it is as old as that
-TRANSFERS = 8  # at a time
+SETTLING_SECONDS = 1  # until whoever else took a lock over has done so
+TRANSFERS = 8  # at a time, each of one part of a file: s3fs would read ten parts of 50 MB ahead for each
 BATCH = 64  # segments that are read at a time
 
 Stat = list[Any]  # version there, then size in bytes, time of change in ns and number of the file here
@@ -93,20 +97,20 @@ class Remote:
     def __init__(self, url: str, folder: Path) -> None:
         """Find the client of a URL; nothing is read yet. Raises InputError where there is none."""
         parts = urlsplit(url)
-        if parts.password:
+        if parts.password or (parts.username and not url.startswith("abfs")):  # there it names the container
             raise InputError("credentials do not belong into a URL; the client of the storage reads the environment")
         if not parts.path.strip("/"):
             raise InputError(f"{url} is a whole storage; name a folder in it: {url}/NAME")
         try:
-            from fsspec.core import url_to_fs
-
-            self._fs, self._root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
+            self._fs, self._root = _client(url)
+            self._lock_fs, _ = _client(url)  # with connections of its own: it never waits for a large file
         except ImportError as error:
             raise InputError(f"{url}: a package is missing ({error}). pip install 'stillhouse[scale]'") from error
         except ValueError as error:
             raise InputError(f"{url}: {error}; s3://BUCKET/NAME is one that is known") from error
         if self._fs.async_impl:  # what fails is told by who asked for it, not by its loop besides
             self._fs.loop.set_exception_handler(lambda *_: None)
+        self._lock_path = f"{self._root}/{LOCK}"
         self.url, self.folder, self.fault = url, folder, ""
         self._token = ""  # of the lock, while it is held
 
@@ -118,7 +122,7 @@ class Remote:
     def refresh(self) -> None:
         """Bring here what differs, unless a process here works on the run: then nothing is newer there."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._pulling():
+        with FileLock(self.folder / PULLING):
             try:
                 with FileLock(self.folder / LOCK, timeout=0):
                     self._pull()
@@ -143,7 +147,7 @@ class Remote:
         renewing = threading.Thread(target=self._renew, args=(ended,), daemon=True)
         renewing.start()
         try:
-            with self._pulling():
+            with FileLock(self.folder / PULLING):
                 self._pull()
             try:
                 yield
@@ -165,6 +169,10 @@ class Remote:
 
         Raises RunError where that is not possible, or another process has taken the run over.
         """
+        with FileLock(self.folder / PUSHING):
+            self._push(under)
+
+    def _push(self, under: str) -> None:
         index, here = self._index(), self._files()
         changed = [name for name, stat in here.items() if name.startswith(under) and index.get(name, [""])[1:] != stat]
         gone = [name for name in index if name.startswith(under) and name not in here]
@@ -187,12 +195,15 @@ class Remote:
             return sorted(name for name in self._found(f"{self._root}/{SEGMENTS}") if not name.startswith("."))
 
     def read_segments(self, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-        """Yield segments with their content."""
+        """Yield segments with their content, but for those that were folded into another in the meantime."""
         for first in range(0, len(names), BATCH):
-            some = names[first : first + BATCH]
+            paths = [f"{self._root}/{SEGMENTS}/{name}" for name in names[first : first + BATCH]]
             with self._reaching("read"):
-                found = self._fs.cat([f"{self._root}/{SEGMENTS}/{name}" for name in some])
-            yield from ((path.rpartition("/")[2], found[path]) for path in sorted(found))
+                found = self._fs.cat(paths, on_error="return")
+                for fault in found.values():
+                    if isinstance(fault, Exception) and not isinstance(fault, FileNotFoundError):
+                        raise fault
+            yield from ((path.rpartition("/")[2], found[path]) for path in sorted(found) if type(found[path]) is bytes)
 
     def put_segment(self, name: str, content: bytes | Path) -> None:
         """Put a segment, or a file of one, into the storage; it is there when this returns. Raises RunError."""
@@ -214,15 +225,15 @@ class Remote:
                     f"{self.url} no longer holds the run that was worked on in {self.folder}: it was deleted, or "
                     "this is another storage of that name. That folder still has it; move it away to begin anew"
                 )
-            differing = {name for name in there if index.get(name, [""])[0] != there[name]}
+            here = self._files()  # what was lost here is no deletion: those travel at the end of what made them
+            differing = {name for name in there if name not in here or index.get(name, [""])[0] != there[name]}
             self._transfer(lambda name: self._fetch(name, index.get(name)), differing)
         here = self._files()
         for name in (index.keys() - there.keys()) & here.keys():
             if index[name][1:] == here[name]:
                 (self.folder / name).unlink()
-        kept = {name: stat for name, stat in index.items() if there.get(name) == stat[0]}
-        fetched = there.keys() - kept.keys()
-        self._write_index(kept | {name: [there[name], *here[name]] for name in fetched})
+        kept = {name: index[name] for name in there.keys() - differing}
+        self._write_index(kept | {name: [there[name], *here[name]] for name in differing})
 
     def _fetch(self, name: str, known: Stat | None) -> None:
         """Bring a file; one here that was changed as well, by a process that did not end, is put aside."""
@@ -244,20 +255,7 @@ class Remote:
 
     def _place(self, name: str, content: bytes | Path) -> None:
         """Put content into the storage, whole or not at all."""
-        target = f"{self._root}/{name}"
-        if not WHOLE.isdisjoint(_protocols(self._fs)):
-            self._write(target, content)
-            return
-        folder, _, last = target.rpartition("/")
-        self._fs.makedirs(folder, exist_ok=True)
-        self._write(f"{folder}/.{last}.part", content)
-        self._fs.mv(f"{folder}/.{last}.part", target)
-
-    def _write(self, target: str, content: bytes | Path) -> None:
-        if isinstance(content, bytes):
-            self._fs.pipe_file(target, content)
-        else:
-            self._fs.put_file(str(content), target)
+        _write_whole(self._fs, f"{self._root}/{name}", content)
 
     def _remove(self, names: Sequence[str]) -> None:
         for first in range(0, len(names), 1000):
@@ -277,8 +275,13 @@ class Remote:
 
     def _files(self) -> dict[str, Stat]:
         """Return size, time and number of the files here that are mirrored."""
-        paths = {path.relative_to(self.folder).as_posix(): path for path in self.folder.rglob("*") if path.is_file()}
-        return {name: _stat(path) for name, path in sorted(paths.items()) if not NOT_MIRRORED.fullmatch(name)}
+        found = {}
+        for path in sorted(self.folder.rglob("*")):
+            name = path.relative_to(self.folder).as_posix()
+            if not NOT_MIRRORED.fullmatch(name) and path.is_file():
+                with suppress(FileNotFoundError):  # a report that is just being replaced
+                    found[name] = _stat(path)
+        return found
 
     def _index(self) -> dict[str, Stat]:
         try:
@@ -291,9 +294,6 @@ class Remote:
         part = self.folder / f"{INDEX}.part"
         part.write_text(json.dumps({"url": self.url, "files": files}, indent=1, sort_keys=True), encoding="utf-8")
         part.replace(self.folder / INDEX)
-
-    def _pulling(self) -> FileLock:
-        return FileLock(self.folder / ".pulling.lock")
 
     @contextmanager
     def _reaching(self, how: str) -> Iterator[None]:
@@ -316,22 +316,26 @@ class Remote:
         holder = self._holder()
         if holder is not None and not _is_abandoned(holder):
             raise RunError(_held_by(holder, self.url))
-        if holder is not None:
-            self._fs.rm_file(f"{self._root}/{LOCK}")
         self._token = secrets.token_hex(8)
-        try:
-            self._fs.pipe_file(f"{self._root}/{LOCK}", self._claim(), mode="create")
-        except FileExistsError as error:
+        if holder is not None:
+            with suppress(FileNotFoundError):
+                self._lock_fs.rm_file(self._lock_path)
+        with suppress(FileExistsError):
+            self._lock_fs.pipe_file(self._lock_path, self._claim(), mode="create")
+        if holder is not None:  # another that takes it over now may delete ours
+            time.sleep(SETTLING_SECONDS)
+        found = self._holder() or {}
+        if found.get("token") != self._token:
             self._token = ""
-            raise RunError(_held_by(self._holder() or {}, self.url)) from error
+            raise RunError(_held_by(found, self.url))
 
     def _claim(self) -> bytes:
-        about = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time(), "token": self._token}
-        return json.dumps(about).encode()
+        who = {"host": socket.gethostname(), "processes": _processes(), "pid": os.getpid()}
+        return json.dumps({**who, "time": time.time(), "token": self._token}).encode()
 
     def _holder(self) -> dict[str, Any] | None:
         try:
-            about: dict[str, Any] = json.loads(self._fs.cat_file(f"{self._root}/{LOCK}"))
+            about: dict[str, Any] = json.loads(self._lock_fs.cat_file(self._lock_path))
         except FileNotFoundError:
             return None
         except ValueError:
@@ -343,7 +347,7 @@ class Remote:
         while not ended.wait(REFRESH_SECONDS):
             with suppress(Exception):
                 self._refuse_taken()
-                self._place(LOCK, self._claim())
+                _write_whole(self._lock_fs, self._lock_path, self._claim())
 
     def _refuse_taken(self) -> None:
         holder = self._holder() if self._token else None
@@ -353,7 +357,25 @@ class Remote:
 
     def _give_back(self, token: str) -> None:
         if (self._holder() or {}).get("token") == token:
-            self._fs.rm_file(f"{self._root}/{LOCK}")
+            self._lock_fs.rm_file(self._lock_path)
+
+
+def _client(url: str) -> tuple[Any, str]:
+    """Return a client of a storage, and the path of a URL there."""
+    from fsspec.core import url_to_fs
+
+    own = {"max_concurrency": 1} if url.startswith(("s3:", "s3a:")) else {}
+    system, path = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True, **own)
+    return system, str(path)
+
+
+def _processes() -> str:
+    """Return what process numbers are unique in: one start of a host, or of a container there."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116
+    except OSError:  # not Linux
+        return socket.gethostname()
 
 
 def _held_by(holder: Mapping[str, Any], url: str) -> str:
@@ -366,10 +388,10 @@ def _held_by(holder: Mapping[str, Any], url: str) -> str:
 
 
 def _is_abandoned(holder: Mapping[str, Any]) -> bool:
-    """Say whether a lock may be taken over: it is old, or its process was on this host and is no more."""
+    """Say whether a lock may be taken over: it is old, or its process was one of this host and is no more."""
     if time.time() - holder.get("time", 0) > ABANDONED_SECONDS:
         return True
-    if holder["host"] != socket.gethostname():
+    if holder.get("processes") != _processes():
         return False
     try:
         os.kill(holder["pid"], 0)
@@ -377,7 +399,25 @@ def _is_abandoned(holder: Mapping[str, Any]) -> bool:
         return True
     except PermissionError:
         return False
-    return bool(holder["pid"] == os.getpid())  # ours is not held, so this is one of an earlier life of the host
+    return bool(holder["pid"] == os.getpid())  # ours is not held
+
+
+def _write_whole(system: Any, target: str, content: bytes | Path) -> None:
+    """Put content into a storage, whole or not at all."""
+    if not WHOLE.isdisjoint(_protocols(system)):
+        _write(system, target, content)
+        return
+    folder, _, last = target.rpartition("/")
+    system.makedirs(folder, exist_ok=True)
+    _write(system, f"{folder}/.{last}.part", content)
+    system.mv(f"{folder}/.{last}.part", target)
+
+
+def _write(system: Any, target: str, content: bytes | Path) -> None:
+    if isinstance(content, bytes):
+        system.pipe_file(target, content)
+    else:
+        system.put_file(str(content), target)
 
 
 def _protocols(system: Any) -> set[str]:

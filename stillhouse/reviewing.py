@@ -348,7 +348,8 @@ def apply_findings(path: Path) -> dict[str, int]:
     with display:
         manifest = build_of(audit.recipe, folder, display).run(until="dataset")
     if audit.recipe.imported:
-        write_kept(folder, display)
+        with folder.locked():
+            write_kept(folder, display)
     display.next_command(f"stillhouse review status {path}")
     counts: dict[str, int] = manifest["stages"]["audit"]["counts"]
     return counts

@@ -1,5 +1,6 @@
 """A real Ray cluster of several nodes on this machine, each a process tree of its own, and workers for its tests."""
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -8,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
-from stillhouse.errors import InputError
+from pipelines.calls import Answer, Call
+from pipelines.teachers.replicas import Replica
+from stillhouse.errors import InputError, RunError
 from stillhouse.models import cpu_threads
 from stillhouse.places import Chunk, Tell, Work
 
@@ -28,7 +32,8 @@ class Nodes:
 
     def join(self) -> None:
         """Add a node; from the main thread only."""
-        self._nodes.append(self._cluster.add_node(num_cpus=cpu_threads(), object_store_memory=STORE_BYTES))
+        with threads_said_there():
+            self._nodes.append(self._cluster.add_node(num_cpus=cpu_threads(), object_store_memory=STORE_BYTES))
 
     def kill(self) -> None:
         """Kill a node, with all that runs there, as a machine that loses its power."""
@@ -37,6 +42,14 @@ class Nodes:
             for one in [*process.children(recursive=True), process]:
                 one.kill()
         self._cluster.remove_node(node, allow_graceful=False)
+
+
+@contextmanager
+def threads_said_there() -> Iterator[None]:
+    """Start nodes where somebody has set a number of threads that is not the driver's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "5")
+        yield
 
 
 @contextmanager
@@ -62,6 +75,35 @@ def lengths_of(log: Path, seconds: float) -> Work[tuple[int, str]]:
         return sum(map(len, chunk)), chunk[0][:8]
 
     return work
+
+
+def threads() -> Work[str]:
+    """Return a worker that says how many threads it has."""
+    return lambda chunk, tell: os.environ["OMP_NUM_THREADS"]
+
+
+class Mortal(Replica):
+    """A replica whose engine dies with the first call; the next one answers."""
+
+    def __init__(self, log: Path) -> None:
+        """Note in a file that there has been one."""
+        self._opening, self._backend = asyncio.Lock(), _Engine(is_ill=not log.exists())
+        log.touch()
+
+
+class _Engine:
+    name, limit, adapts = "engine", 1, True
+
+    def __init__(self, is_ill: bool) -> None:
+        self._is_ill = is_ill
+
+    async def send(self, call: Call) -> Answer:
+        if self._is_ill:
+            raise RunError("the engine is dead")
+        return Answer("well", "stop", 1, 1, 0.0)
+
+    def stop(self) -> None:
+        """Wait for nothing."""
 
 
 def refusing() -> Work[None]:

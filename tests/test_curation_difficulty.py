@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from curation import difficulty
-from curation.difficulty import Score, score_samples, sequence_figures
+from curation.difficulty import Score, score_few, score_samples, sequence_figures
 from curation.kernels import TOP_P, TokenFigures, batched_figures, row_figures
 from curation.student import Student
 from stillhouse.checkpoint import Checkpoint
+from stillhouse.places import Tell
 from stillhouse.prefixes import GROUP_TOKENS, shared_prefixes
 from stillhouse.reading import Encoded
 
@@ -326,6 +327,23 @@ def test_blocks_of_the_output_layer_may_cut_rows_anywhere(monkeypatch: pytest.Mo
     monkeypatch.setattr(student, "positions", 3)
     for one, other in zip(whole, sequence_figures(rows, student)[0], strict=True):
         assert one.loss == pytest.approx(other.loss, abs=1e-5)
+
+
+def test_a_repeated_sample_is_in_one_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another chunk it would be missing where the scoring is resumed, and its neighbours read in other batches."""
+    monkeypatch.setattr(difficulty, "CHUNK", 2)
+    chunks: list[list[str]] = []
+
+    def work(chunk: list[str], tell: Tell) -> tuple[list[Score], int]:
+        chunks.append(chunk)
+        return [Score(perplexity=float(ord(text[2]))) for text in chunk], len(chunk)
+
+    told: list[tuple[int, int]] = []
+    samples = [(letter, "output") for letter in "dbabcb"]
+    found = score_few(samples, work, Checkpoint(), lambda done, read: told.append((done, read)))
+    assert [[text[2] for text in chunk] for chunk in chunks] == [["a", "b"], ["c", "d"]]
+    assert [score.perplexity for score in found] == [float(ord(letter)) for letter in "dbabcb"]
+    assert told == [(2, 0), (4, 2), (6, 4)]
 
 
 @pytest.mark.xdist_group("student")

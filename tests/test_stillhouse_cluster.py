@@ -1,5 +1,6 @@
 """On a real Ray cluster of several nodes a run gives the same bytes, also where workers and nodes die."""
 
+import asyncio
 import os
 import signal
 import sqlite3
@@ -12,11 +13,17 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import ray
 
 from curation import difficulty, scoring, vectors
+from pipelines.calls import Answer, Call
+from pipelines.teachers import replicas
+from pipelines.teachers.backend import TransientError
+from pipelines.teachers.replicas import Replica, ReplicaBackend
 from stillhouse.checks import examined
-from stillhouse.cluster import Cluster
-from stillhouse.errors import InputError
+from stillhouse.cluster import FOREVER, Cluster
+from stillhouse.errors import InputError, RunError
+from stillhouse.models import cpu_threads
 from stillhouse.near_duplicates import find_across_blocks, find_near_duplicates
 from stillhouse.needs import _cluster
 from stillhouse.places import Here, unheard
@@ -27,12 +34,13 @@ from stillhouse.sections import Runtime
 from stillhouse.stages import build_of
 from stillhouse.store import RunFolder
 from tests.conftest import DEMO_TEXTS, endpoint_teacher, stillhouse, write_recipe
-from tests.ray_cluster import STORE_BYTES, Nodes, lengths_of, ray_nodes, refusing, until
+from tests.ray_cluster import STORE_BYTES, Mortal, Nodes, lengths_of, ray_nodes, refusing, threads, until
 from tests.teacher_server import TeacherServer
 from tests.test_stillhouse_near_duplicates import clustered
 from tests.tiny_student import write_student
 
 pytestmark = pytest.mark.xdist_group("ray")
+CALL = Call("m", None, "chat", "prompt", None, 0.0, 5, 1)
 CHUNKS = [[f"{number:08}" + "x" * 1_000_000] for number in range(200)]  # more than all object stores hold
 
 
@@ -58,20 +66,20 @@ def test_a_run_gives_the_same_bytes(
     monkeypatch.setattr(scoring, "BLOCK_ROWS", 4)
     student = str(write_student(tmp_path / "student"))
     made: dict[str | None, dict[str, bytes]] = {}
-    for ray in (None, nodes.address):
+    for address in (None, nodes.address):
         recipe = load_recipe(
             write_recipe(
                 tmp_path,
                 teacher=endpoint_teacher(teacher_server),
                 curation={"student": student, "similarity": 0.7, "rate": 0.5},
-                runtime={"ray": ray},
+                runtime={"ray": address},
             )
         )
         folder = RunFolder(tmp_path / f"run {len(made)}")
         build_of(recipe, folder, Unseen()).run()
         files = [folder.vectors_path, *(folder.table_path(name) for name in TABLES)]
         files += sorted(folder.dataset_path.rglob("*.parquet"))
-        made[ray] = {str(file.relative_to(folder.path)): file.read_bytes() for file in files}
+        made[address] = {str(file.relative_to(folder.path)): file.read_bytes() for file in files}
     assert folder.read_table("scores")["nearest_id"].count() > 0
     assert made[None] == made[nodes.address]
     assert len(made[None]) > len(TABLES) + 2
@@ -147,6 +155,37 @@ def _kill_replica() -> None:
     named = [one for one in psutil.process_iter(["cmdline"]) if (one.info["cmdline"] or [""])[0][:12] == "ray::Replica"]
     assert len(named) == 2
     named[0].kill()
+
+
+def test_a_replica_that_finds_no_node_counts_as_down(place: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "PLACED_SECONDS", 1.0)
+    actor = ray.remote(Replica).options(num_cpus=99).remote(None, None)
+    with pytest.raises(TransientError, match=r"^replica 1: no node of the Ray cluster has had room for it$"):
+        asyncio.run(ReplicaBackend(actor, 1, "replica 1").send(CALL))
+
+
+def test_a_replica_whose_engine_dies_begins_anew(place: Cluster, tmp_path: Path) -> None:
+    actor = ray.remote(Mortal).options(max_restarts=FOREVER, max_concurrency=1, num_cpus=1).remote(tmp_path / "log")
+    backend = ReplicaBackend(actor, 1, "replica 1")
+
+    async def ask_twice() -> Answer:
+        with pytest.raises(TransientError, match=r"^replica 1 is gone"):
+            await backend.send(CALL)
+        return await backend.send(CALL)
+
+    assert asyncio.run(ask_twice()).text == "well"
+
+
+def test_a_worker_has_as_many_threads_as_the_driver(place: Cluster) -> None:
+    assert list(place.each(threads, [["chunk"]], unheard)) == [str(cpu_threads())]
+
+
+def test_a_node_with_other_software_is_refused(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stillhouse.build.code_digest", lambda part: f"other {part}")
+    monkeypatch.setattr("stillhouse.build.__version__", "9.9")
+    found = r"Ray node \S+ has stillhouse (\S+), code (\S+), not stillhouse 9.9, code other /other /other ; make them"
+    with pytest.raises(RunError, match=found), Cluster(Runtime(ray=nodes.address)):
+        pass
 
 
 @pytest.mark.timeout(200)

@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -16,6 +17,7 @@ from urllib.request import Request, urlopen
 
 import fsspec
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
@@ -24,8 +26,9 @@ import stillhouse as api
 from pipelines.calls import Answer, Call
 from pipelines.journal import Journal, answer_row, failure_row
 from stillhouse.errors import InputError, RunError
-from stillhouse.remote import LOCK, PLACE, Remote, local_path, remote_of
+from stillhouse.remote import LOCK, PLACE, PUSHING, Remote, local_path, remote_of
 from stillhouse.store import RunFolder, write_atomically
+from stillhouse.viewing import failures_of
 from tests.conftest import COMMAND, DEMO_TEXTS, endpoint_teacher, free_port, stillhouse, write_recipe
 from tests.teacher_server import TeacherServer, requests_on_disk
 from tests.test_stillhouse_torture import tables_of
@@ -127,7 +130,7 @@ def test_a_run_in_s3_is_that_of_a_folder_and_another_machine_has_it_too(
     assert api.open_run(RUN).table("attributes").equals(api.open_run(local).table("attributes"))
     assert tables_of(local_path(RUN)) == tables_of(local)
     asked = sum(teacher_server.requests.values())
-    (local_path(RUN) / "attributes.parquet").unlink()
+    objects().rm(f"{RUN}/attributes.parquet")
     again = stillhouse("run", recipe, "--out", RUN, "--until", "attributes")
     assert again.returncode == 0, again.stderr
     assert sum(teacher_server.requests.values()) == asked, "all answers came with the run"
@@ -255,6 +258,74 @@ def test_a_process_whose_run_was_taken_over_writes_no_more(machine: Callable[[st
 
 
 @pytest.mark.usefixtures("machine")
+def test_a_lock_of_another_container_of_this_host_is_not_taken_over() -> None:
+    url = memory_url()
+    _, remote = opened(url)
+    storage, lock = fsspec.filesystem("memory"), url.removeprefix("memory:/") + "/" + LOCK
+    with remote.held():
+        ours = json.loads(storage.cat_file(lock))
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for processes, is_free in (("another boot 4026531836", False), (ours["processes"], True)):
+        storage.pipe_file(
+            lock, json.dumps(ours | {"pid": gone.pid, "processes": processes, "time": time.time()}).encode()
+        )
+        if is_free:
+            with remote.held():
+                pass
+        else:
+            with pytest.raises(RunError, match=f"process {gone.pid}"), remote.held():
+                pass
+
+
+@pytest.mark.usefixtures("machine")
+def test_of_two_that_take_a_lock_over_one_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = memory_url()
+    _, remote = opened(url)
+    storage, lock = fsspec.filesystem("memory"), url.removeprefix("memory:/") + "/" + LOCK
+    other = json.dumps({"host": "elsewhere", "pid": 7, "time": time.time(), "token": "other"}).encode()
+    storage.pipe_file(lock, json.dumps({"time": 1.0}).encode())
+    monkeypatch.setattr("stillhouse.remote.time.sleep", lambda seconds: storage.pipe_file(lock, other))
+    with pytest.raises(RunError, match="host elsewhere, process 7"), remote.held():
+        pass
+    assert storage.cat_file(lock) == other
+
+
+def test_what_is_lost_here_is_fetched_again(machine: Callable[[str], None]) -> None:
+    """Whoever empties the working folder takes nothing away there."""
+    url = memory_url()
+    folder, remote = opened(url)
+    files = {"manifest.json": b"{}", "texts.parquet": b"texts", "review/1.json": b"verdicts"}
+    with remote.held():
+        for name, content in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            write_atomically(folder / name, content)
+    for emptied in (["texts.parquet"], list(files)):
+        for name in emptied:
+            (folder / name).unlink()
+        with remote.held():
+            assert _files(folder) == files
+        machine("two")
+        other, _ = opened(url)
+        assert _files(other) == files
+        machine("one")
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_push_waits_for_another() -> None:
+    url = memory_url()
+    folder, remote = opened(url)
+    write_atomically(folder / "report.html", b"<p>")
+    pushing = threading.Thread(target=remote.push)
+    with FileLock(folder / PUSHING):
+        pushing.start()
+        pushing.join(0.3)
+        assert pushing.is_alive()
+    pushing.join()
+    assert fsspec.filesystem("memory").find(url.removeprefix("memory:/"))
+
+
+@pytest.mark.usefixtures("machine")
 def test_a_lock_is_renewed_and_its_loss_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     url = memory_url()
     folder, remote = opened(url)
@@ -363,6 +434,7 @@ def test_answers_failures_and_notes_travel_once(machine: Callable[[str], None]) 
     assert written(folder) == wanted
     machine("two")
     other, _ = opened(url)
+    assert failures_of(RunFolder(other))["cause"].sort().to_list() == wanted[1], "whoever only looks has them too"
     assert written(other) == wanted
     assert written(other) == wanted
     (other / "journal.sqlite").unlink()
@@ -432,6 +504,23 @@ def fold_and_be_killed(folder: Path, killed: str) -> None:
             assert killed != "never"
 
 
+def test_segments_that_are_folded_while_they_are_read_are_read_folded(
+    machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = memory_url()
+    folder, remote = opened(url)
+    with Journal(folder / "journal.sqlite") as journal:
+        for number in range(3):
+            journal.set_note("batch", f"state {number}")
+        old = remote.segments()
+        journal.fold(most=0)
+    machine("two")
+    other, its = opened(url)
+    listed = [old, its.segments(), its.segments()]
+    monkeypatch.setattr(its, "segments", lambda: listed.pop(0))
+    assert written(other) == (0, [], "state 2")
+
+
 def test_a_damaged_segment_is_named(machine: Callable[[str], None]) -> None:
     url = memory_url()
     folder, remote = opened(url)
@@ -469,9 +558,10 @@ def test_a_damaged_journal_is_mended_and_what_was_not_sent_is_sent(
 
 @pytest.mark.usefixtures("s3", "machine")
 def test_texts_are_read_from_a_storage(tmp_path: Path, recipe: Path) -> None:
-    objects().put_file(str(DEMO_TEXTS), f"s3://bucket/data/{DEMO_TEXTS.name}")
+    for name in (DEMO_TEXTS.name, "diary/journal.jsonl"):
+        objects().put_file(str(DEMO_TEXTS), f"s3://bucket/data/{name}")
     tables = []
-    for place in (str(DEMO_TEXTS), f"s3://bucket/data/{DEMO_TEXTS.name}", "s3://bucket/data"):
+    for place in (str(DEMO_TEXTS), *(f"s3://bucket/data/{name}" for name in (DEMO_TEXTS.name, "diary"))):
         sources = [{"path": place, "domain_column": "domain", "licence": "CC0-1.0", "limit": 14}]
         run = tmp_path / f"run {len(tables)}"
         done = stillhouse("run", write_recipe(tmp_path, texts={"sources": sources}), "--out", run, "--until", "texts")
@@ -512,6 +602,7 @@ def test_places_in_a_run_are_found(tmp_path: Path) -> None:
     for wrong, why in (
         ("s3://bucket", "name a folder in it"),
         ("s3://me:word@bucket/run", "credentials"),
+        ("s3://token@bucket/run", "credentials"),
         ("s4://bucket/run", "s4"),
     ):
         with pytest.raises(InputError, match=why):

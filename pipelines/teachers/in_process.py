@@ -43,7 +43,7 @@ class InProcessBackend:
             ]
             (last,) = outputs
         except EngineDeadError as error:
-            raise RunError(f"vLLM has stopped ({error}); its own messages above say why") from error
+            raise RunError(f"vLLM has stopped ({error}); its own messages say why") from error
         # This prompt is too long, this schema is not understood.
         except (ValueError, TypeError, EngineGenerateError) as error:
             raise CallFailedError(f"{type(error).__name__}: {error}") from error

@@ -1,10 +1,11 @@
 """Replicas of a local teacher on a Ray cluster: an actor each, with a model of its own.
 
-An actor, or its node, may die: its calls fail as those of a server that is down do, so they are sent to another
-replica, and Ray starts a new actor where there is room. What was answered is in the journal before.
+An actor, its engine or its node may die: its calls fail as those of a server that is down do, so they are sent to
+another replica, and Ray starts a new actor where there is room. What was answered is in the journal before.
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from stillhouse.cluster import FOREVER, Cluster
 from stillhouse.errors import RunError
 from stillhouse.sections import Runtime, Teacher
 
+PLACED_SECONDS = 60.0  # until a replica that has found no node counts as down; Ray itself would wait for ever
+
 
 class Replica:
     """What an actor runs: the model is loaded with the first call, and stays."""
@@ -27,12 +30,18 @@ class Replica:
         self._open, self._opening = AsyncExitStack(), asyncio.Lock()
         self._backend: Backend | None = None
 
+    async def placed(self) -> None:
+        """Say that a node has room for this actor."""
+
     async def send(self, call: Call) -> Answer:
-        """Answer a call, as the backend does."""
+        """Answer a call, as the backend does; where its engine has died this actor does too, and begins anew."""
         async with self._opening:
             if self._backend is None:
                 self._backend = await self._open.enter_async_context(open_local(self._teacher, self._runtime))
-        return await self._backend.send(call)
+        try:
+            return await self._backend.send(call)
+        except RunError:
+            os._exit(1)  # whoever leaves in good order is not started again
 
 
 @dataclass
@@ -43,20 +52,32 @@ class ReplicaBackend:
     limit: int
     name: str
     adapts: bool = True
+    _is_placed: bool = False
 
     async def send(self, call: Call) -> Answer:
         """Send a call once; see `Backend`."""
         import ray
 
         try:
+            await self._await_place()
             answer: Answer = await self.actor.send.remote(call)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, Exception):
                 raise error.cause from error
             raise RunError(f"{self.name}: {error}") from error
         except ray.exceptions.RayError as error:
+            self._is_placed = False
             raise TransientError(f"{self.name} is gone: {error}".partition("\n")[0]) from error
         return answer
+
+    async def _await_place(self) -> None:
+        if self._is_placed:
+            return
+        try:
+            await asyncio.wait_for(self.actor.placed.remote(), PLACED_SECONDS)
+        except TimeoutError as error:
+            raise TransientError(f"{self.name}: no node of the Ray cluster has had room for it") from error
+        self._is_placed = True
 
     def stop(self) -> None:
         """Await what is in flight."""
