@@ -16,7 +16,7 @@ import pytest
 import ray
 
 from curation import difficulty, scoring, vectors
-from pipelines.calls import Answer, Call
+from pipelines.calls import Call
 from pipelines.teachers import replicas
 from pipelines.teachers.backend import TransientError
 from pipelines.teachers.replicas import Replica, ReplicaBackend
@@ -41,7 +41,7 @@ from tests.tiny_student import write_student
 
 pytestmark = pytest.mark.xdist_group("ray")
 CALL = Call("m", None, "chat", "prompt", None, 0.0, 5, 1)
-CHUNKS = [[f"{number:08}" + "x" * 1_000_000] for number in range(200)]  # more than all object stores hold
+CHUNKS = [[f"{number:08}" + "x" * 4_000_000] for number in range(50)]  # more than all object stores hold
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_workers_and_nodes_that_die_cost_nothing(nodes: Nodes, place: Cluster, t
     kills: list[Callable[[], None]] = [partial(_kill_worker, log), nodes.kill]
     for result in place.each(make, CHUNKS, unheard):
         found.append(result)
-        if len(found) in (20, 60):
+        if len(found) in (5, 15):
             kills.pop(0)()
     nodes.join()
     assert found == list(Here().each(partial(lengths_of, tmp_path / "here", 0.0), CHUNKS, unheard))
@@ -164,16 +164,22 @@ def test_a_replica_that_finds_no_node_counts_as_down(place: Cluster, monkeypatch
         asyncio.run(ReplicaBackend(actor, 1, "replica 1").send(CALL))
 
 
+@pytest.mark.timeout(120)
 def test_a_replica_whose_engine_dies_begins_anew(place: Cluster, tmp_path: Path) -> None:
     actor = ray.remote(Mortal).options(max_restarts=FOREVER, max_concurrency=1, num_cpus=1).remote(tmp_path / "log")
     backend = ReplicaBackend(actor, 1, "replica 1")
 
-    async def ask_twice() -> Answer:
-        with pytest.raises(TransientError, match=r"^replica 1 is gone"):
-            await backend.send(CALL)
-        return await backend.send(CALL)
+    async def ask_until_answered() -> list[str]:
+        told: list[str] = []
+        while "well" not in told:
+            try:
+                told.append((await backend.send(CALL)).text)
+            except TransientError as error:
+                told.append(str(error)[:17])
+                await asyncio.sleep(0.5)
+        return told
 
-    assert asyncio.run(ask_twice()).text == "well"
+    assert set(asyncio.run(ask_until_answered())) == {"replica 1 is gone", "well"}
 
 
 def test_a_worker_has_as_many_threads_as_the_driver(place: Cluster) -> None:
