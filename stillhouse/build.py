@@ -5,21 +5,16 @@ keys, the content of text sources, evaluation sets and local models, and the sou
 `runtime` and the place of files and servers, which change no row, and, but for gates and dataset, `name` and `publish`.
 """
 
-import hashlib
-import json
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from stillhouse import __version__
 from stillhouse.encoder import ENCODER_PACKAGES, check_encoder
 from stillhouse.errors import InputError, RunError
 from stillhouse.files import source_files
@@ -27,6 +22,7 @@ from stillhouse.models import GGUF_PACKAGES, check_causal_lm, content_digest, gg
 from stillhouse.places import Here, Place
 from stillhouse.progress import Counts, Progress
 from stillhouse.recipe import Recipe
+from stillhouse.software import code_digest, digest_of, versions_of
 from stillhouse.store import RunFolder, file_digest
 
 if TYPE_CHECKING:
@@ -174,7 +170,7 @@ class Build:
         data = self.recipe.model_dump(mode="json")
         values = {key: _value_at(data, key) for key in keys}
         models = [content_digest(value) for key, value in values.items() if key in MODELS and value]
-        return _digest([values, models, [code_digest(module) for module in code]])
+        return digest_of([values, models, [code_digest(module) for module in code]])
 
     @cached_property
     def engine(self) -> "Engine":
@@ -224,11 +220,11 @@ def fingerprints(stages: Sequence[Stage], recipe: Recipe, folder: RunFolder | No
     for stage in stages:
         before = [found[name]["fingerprint"] for name in stage.needs]
         parts = {
-            "recipe": _digest({key: _value_at(data, key) for key in stage.keys}),
-            "input": _digest(_inputs(stage, recipe, data) + _from_people(stage, folder)),
-            "code": _digest([code_digest(module) for module in stage.code]),
+            "recipe": digest_of({key: _value_at(data, key) for key in stage.keys}),
+            "input": digest_of(_inputs(stage, recipe, data) + _from_people(stage, folder)),
+            "code": digest_of([code_digest(module) for module in stage.code]),
         }
-        found[stage.name] = {**parts, "fingerprint": _digest([parts, before])}
+        found[stage.name] = {**parts, "fingerprint": digest_of([parts, before])}
     return found
 
 
@@ -258,32 +254,10 @@ def _from_people(stage: Stage, folder: RunFolder | None) -> list[str | None]:
 
 def versions() -> dict[str, str]:
     """Return the versions that a run depends on."""
-    names = (
-        *("xllamacpp", "vllm", "torch", "transformers", "sentence-transformers", "scikit-learn", "polars"),
-        *(*GGUF_PACKAGES, *ENCODER_PACKAGES),
-    )
-    installed = {distribution.name.lower(): distribution.version for distribution in metadata.distributions()}
-    found = {name: installed[name] for name in names if name in installed}
-    return {"stillhouse": __version__, "python": platform.python_version(), **found}
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    names = ("xllamacpp", "vllm", "torch", "transformers", "sentence-transformers", "scikit-learn", "polars")
+    return versions_of((*names, *GGUF_PACKAGES, *ENCODER_PACKAGES))
 
 
 def _value_at(data: dict[str, Any], key: str) -> Any:
     section, _, name = key.partition(".")
     return data[section][name] if name else data[section]
-
-
-def code_digest(module: str) -> str:
-    """Hash the source of a module, or all files of a package or data folder, without importing it."""
-    root = Path(__file__).parent.parent / module.replace(".", "/")
-    single = root.with_suffix(".py")
-    files = [single] if single.exists() else sorted(path for path in root.rglob("*") if path.suffix in CODE_SUFFIXES)
-    if not files:
-        raise RunError(f"stage code {module} is not there; the installation is damaged, install stillhouse again")
-    return _digest([[path.name, file_digest(path)] for path in files])
-
-
-CODE_SUFFIXES = {".py", ".yaml", ".jinja", ".parquet"}

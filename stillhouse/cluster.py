@@ -17,11 +17,12 @@ from stillhouse.errors import InputError, RunError, StillhouseError
 from stillhouse.models import cpu_threads
 from stillhouse.places import Chunk, Result, Tell, Work, unheard
 from stillhouse.sections import Runtime
+from stillhouse.software import code_digest, versions_of
 
 FOREVER = -1
 CONNECT_SECONDS = 10
 KINDS = {"num_cpus": "CPU", "num_gpus": "GPU"}  # what Ray calls them for a worker, and of a node
-SAME = ("stillhouse", "python", "torch", "transformers", "sentence-transformers", "xllamacpp")  # on every node
+SAME = ("torch", "transformers", "sentence-transformers", "xllamacpp")  # on every node, with stillhouse and Python
 REMEDY = "start one with `ray start --head`, join machines with `ray start --address HOST:6379`"
 
 
@@ -185,9 +186,7 @@ def _alive() -> list[dict[str, Any]]:
 
 def _versions() -> dict[str, str]:
     """Return what results depend on, of this machine."""
-    from stillhouse.build import code_digest, versions
-
-    found = {name: version.partition("+")[0] for name, version in versions().items() if name in SAME}
+    found = {name: version.partition("+")[0] for name, version in versions_of(SAME).items()}
     code = "/".join(code_digest(part)[:6] for part in ("stillhouse", "pipelines", "curation"))
     return {**found, "processor": platform.machine(), "code": code}
 

@@ -187,8 +187,8 @@ def test_a_worker_has_as_many_threads_as_the_driver(place: Cluster) -> None:
 
 
 def test_a_node_with_other_software_is_refused(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stillhouse.build.code_digest", lambda part: f"other {part}")
-    monkeypatch.setattr("stillhouse.build.__version__", "9.9")
+    monkeypatch.setattr("stillhouse.cluster.code_digest", lambda part: f"other {part}")
+    monkeypatch.setattr("stillhouse.software.__version__", "9.9")
     found = r"Ray node \S+ has stillhouse (\S+), code (\S+), not stillhouse 9.9, code other /other /other ; make them"
     with pytest.raises(RunError, match=found), Cluster(Runtime(ray=nodes.address)):
         pass
