@@ -1,6 +1,7 @@
 """Shared parts, each made once: real models, a real tiny run with the offline teacher, endpoints, a browser."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -45,6 +46,19 @@ def stillhouse(*arguments: object, cwd: Path | None = None, timeout: float = 600
     """Run the real command in a process of its own."""
     command = [COMMAND, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout, check=False)
+
+
+def in_process(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run the command in this process: it does and prints the same, without the seconds that a start takes."""
+    from stillhouse.cli import main
+
+    out, fault = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(fault):
+        patch.setattr(sys, "argv", ["stillhouse", *map(str, arguments)])
+        patch.chdir(cwd or Path.cwd())
+        with pytest.raises(SystemExit) as left:
+            main()
+    return subprocess.CompletedProcess(arguments, int(left.value.code or 0), out.getvalue(), fault.getvalue())
 
 
 def write_recipe(folder: Path, **sections: Any) -> Path:
@@ -109,11 +123,14 @@ def encoder() -> Encoder:
 def offline_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """A finished run folder: the whole job with the embedded teacher, made once for all test processes.
 
-    One request at a time, so that it is the same run every time: in a batch, logits are rounded otherwise.
+    One request at a time, and one thread, so that it is the same run every time: in a batch, or by several threads,
+    logits are rounded otherwise.
     """
 
     def make(folder: Path) -> "subprocess.CompletedProcess[str]":
-        return _run(write_recipe(folder, runtime={"concurrency": 1}), folder)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OMP_NUM_THREADS", "1")
+            return _run(write_recipe(folder, runtime={"concurrency": 1}), folder)
 
     return _made_once("offline", tmp_path_factory, worker_id, make)
 

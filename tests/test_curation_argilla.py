@@ -31,7 +31,7 @@ from stillhouse.reviewing import apply_findings, pull_answers, push_round
 from stillhouse.store import RunFolder
 from tests.annotating import Given, dataset_id, give, records_at, request, sample_of
 from tests.audit_run import audited_run
-from tests.conftest import free_port, stillhouse
+from tests.conftest import free_port, in_process
 
 pytestmark = pytest.mark.xdist_group("argilla")
 
@@ -217,14 +217,14 @@ def test_commands_say_what_to_do_and_go_on_later(
     run: RunFolder, argilla: Account, argilla_server: LocalServer, workspace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ARGILLA_API_URL", f"http://127.0.0.1:{free_port()}")
-    assert "no Argilla server answers at http://127.0.0.1:" in told(stillhouse("review", "push", run.path), 1)
+    assert "no Argilla server answers at http://127.0.0.1:" in told(in_process("review", "push", run.path), 1)
     monkeypatch.setenv("ARGILLA_API_URL", argilla.url + "/")
     monkeypatch.setenv("ARGILLA_API_KEY", add_annotator(argilla_server, workspace, "ann").api_key)
-    assert "Use the key of an owner" in told(stillhouse("review", "push", run.path), 2)
+    assert "Use the key of an owner" in told(in_process("review", "push", run.path), 2)
     monkeypatch.delenv("ARGILLA_API_KEY")
-    assert "its key: set ARGILLA_API_KEY" in told(stillhouse("review", "push", run.path), 2)
+    assert "its key: set ARGILLA_API_KEY" in told(in_process("review", "push", run.path), 2)
     monkeypatch.setenv("ARGILLA_API_KEY", argilla.api_key)
-    assert "Round 1: 20 records" in told(stillhouse("review", "push", run.path), 0)
+    assert "Round 1: 20 records" in told(in_process("review", "push", run.path), 0)
     assert len(records_at(argilla, "audited-round-1", workspace)) == 20
 
 
@@ -236,11 +236,11 @@ def test_a_dataset_deleted_under_us_is_told_and_sent_again(
     assert pull_answers(run.path)["answered"] == 5
     before = reviews(run)
     delete(argilla, "audited-round-1", workspace)
-    said = told(stillhouse("review", "pull", run.path), 2)
+    said = told(in_process("review", "pull", run.path), 2)
     assert f"audited-round-1: not at {argilla.url}, or not any more" in said
     assert f"`stillhouse review push {run.path}` sends its records again" in said
     assert reviews(run).equals(before)
-    assert "20 sent" in told(stillhouse("review", "push", run.path), 0)
+    assert "20 sent" in told(in_process("review", "push", run.path), 0)
     assert pull_answers(run.path)["answered"] == 5
     answer_all(argilla_server, "audited-round-1", workspace, Given("submitted", "wrong"), 6)
     pull_answers(run.path)

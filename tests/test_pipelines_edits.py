@@ -12,7 +12,7 @@ from pipelines.definitions import instruction_id
 from pipelines.edits import LEFT_OUT, apply_entries, export_instructions, kept_edits, read_entries, read_kept_edits
 from stillhouse.errors import InputError
 from stillhouse.store import RunFolder
-from tests.conftest import endpoint_teacher, stillhouse, write_recipe
+from tests.conftest import endpoint_teacher, in_process, write_recipe
 from tests.teacher_server import TeacherServer
 
 NEW = {
@@ -142,23 +142,23 @@ def test_a_run_goes_on_from_the_edited_instructions(
     answered_run: Path, tmp_path: Path, teacher_server: TeacherServer
 ) -> None:
     run, file = Path(shutil.copytree(answered_run, tmp_path / "run")), tmp_path / "edited.yaml"
-    assert stillhouse("instructions", "export", run, "--to", file).returncode == 0
-    assert stillhouse("instructions", "export", run, "--to", file).returncode == 2, "an edited file is not overwritten"
+    assert in_process("instructions", "export", run, "--to", file).returncode == 0
+    assert in_process("instructions", "export", run, "--to", file).returncode == 2, "an edited file is not overwritten"
     entries = yaml.safe_load(file.read_text("utf-8"))
     kept, deleted = entries[:-1], entries[-1]
     file.write_text(yaml.safe_dump([*kept, {**NEW, "perspective": deleted["perspective"]}]), "utf-8")
     bad = tmp_path / "bad.yaml"
     bad.write_text("- {name: half}", "utf-8")
-    refused = stillhouse("instructions", "import", run, bad)
+    refused = in_process("instructions", "import", run, bad)
     assert refused.returncode == 2
     assert "entry 1 (half): perspective: Field required" in refused.stderr
     assert RunFolder(run).read_table("responses").height == 24, "a refused file changes nothing"
 
-    done = stillhouse("instructions", "import", run, file)
+    done = in_process("instructions", "import", run, file)
     assert done.returncode == 0, done.stderr
     assert f"kept: {len(entries)}, edited: 1, left out: 1" in done.stdout
     recipe = write_recipe(tmp_path, teacher=endpoint_teacher(teacher_server))
-    again = stillhouse("run", recipe, "--out", run, "--until", "responses")
+    again = in_process("run", recipe, "--out", run, "--until", "responses")
     assert again.returncode == 0, again.stderr
     tables = RunFolder(run)
     used = set(tables.read_table("responses")["instruction_id"])
@@ -170,13 +170,13 @@ def test_a_run_goes_on_from_the_edited_instructions(
     before = set(RunFolder(answered_run).read_table("responses")["call_id"])
     assert sum(teacher_server.requests.values()) < len(answers)
     assert before & set(answers)
-    assert stillhouse("run", recipe, "--out", run, "--until", "responses").stdout.count("done before") == 5
+    assert in_process("run", recipe, "--out", run, "--until", "responses").stdout.count("done before") == 5
 
     # Exported and imported once more, as it is: an edited instruction keeps its lineage and nothing is lost.
     more = tmp_path / "more.yaml"
-    assert stillhouse("instructions", "export", run, "--to", more).returncode == 0
-    assert stillhouse("instructions", "import", run, more).returncode == 0
-    assert stillhouse("run", recipe, "--out", run, "--until", "instructions").returncode == 0
+    assert in_process("instructions", "export", run, "--to", more).returncode == 0
+    assert in_process("instructions", "import", run, more).returncode == 0
+    assert in_process("run", recipe, "--out", run, "--until", "instructions").returncode == 0
     assert (
         RunFolder(run)
         .read_table("instructions")

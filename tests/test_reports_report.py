@@ -25,7 +25,7 @@ from stillhouse.schemas import ATTRIBUTES, TABLES, table_of
 from stillhouse.stages import build_of
 from stillhouse.store import RunFolder
 from tests.audit_run import audited_run
-from tests.conftest import DEMO_TEXTS, stillhouse, write_recipe
+from tests.conftest import DEMO_TEXTS, in_process, write_recipe
 from tests.gated_run import PLANTED, PRIVATE, TEXTS, evaluation_set
 
 HOSTILE = "</script><img src=x onerror=owned=1><script>owned=1</script>{{ 7*7 }} $\\frac{1}$ & 漢 \u202e \" ' "
@@ -60,7 +60,7 @@ def test_the_page_tells_the_run(page: Page, report: Path, offline_run: Path) -> 
     assert page.locator("figure svg").count() == 6
     stages = numbers(page.locator("#teacher table:last-of-type th[scope=row]"))
     assert stages[-10:] == list(run.manifest()["stages"])
-    assert "small offline one" in page.locator(".caution").last.inner_text()
+    assert page.locator(".caution", has_text="small offline one").count() == 1
     assert {link.get_attribute("href") for link in page.locator("nav a").all()} >= {"#summary", "#samples", "#gates"}
     for link in page.locator("nav a").all():
         assert page.locator(link.get_attribute("href") or "").count() == 1
@@ -95,6 +95,7 @@ def test_samples_are_searched_filtered_and_ordered(page: Page, report: Path, off
     shown = [difficulty[card.get_attribute("id")] for card in cards.all()]
     assert shown == sorted(difficulty.values(), reverse=True)
     page.select_option("#samples [name=fate]", "")
+    expect(found).to_have_text("1 to 12 of 24")  # also those that have no difficulty
     one = samples.row(5, named=True)
     page.fill("#samples [name=words]", one["sample_id"].upper())
     expect(cards).to_have_count(1)
@@ -430,26 +431,26 @@ def test_calls_are_told_by_stage(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_beside_the_run_and_spares_other_folders(private_run: Path, tmp_path: Path) -> None:
-    first = stillhouse("report", private_run)
+    first = in_process("report", private_run)
     assert first.returncode == 0, first.stderr
     page = private_run / "report" / "report.html"
     assert str(page) in first.stdout
     page.write_text("old", encoding="utf-8")
-    assert stillhouse("report", private_run).returncode == 0
+    assert in_process("report", private_run).returncode == 0
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine", encoding="utf-8")
-    refused = stillhouse("report", private_run, "--to", tmp_path / "mine")
+    refused = in_process("report", private_run, "--to", tmp_path / "mine")
     assert refused.returncode == 2
     assert "exists already and is no report" in " ".join(refused.stderr.split())
-    nowhere = stillhouse("report", tmp_path / "nowhere")
+    nowhere = in_process("report", tmp_path / "nowhere")
     assert nowhere.returncode == 2
     assert "is not a run folder" in " ".join(nowhere.stderr.split())
 
 
 def test_a_cut_is_compared_with_the_run(page: Page, private_run: Path) -> None:
-    assert stillhouse("select", private_run, "--strategy", "hard", "--rate", "0.2", "--name", "few").returncode == 0
-    done = stillhouse("report", private_run, "--against", private_run / "cuts" / "few")
+    assert in_process("select", private_run, "--strategy", "hard", "--rate", "0.2", "--name", "few").returncode == 0
+    done = in_process("report", private_run, "--against", private_run / "cuts" / "few")
     assert done.returncode == 0, done.stderr
     opened(page, private_run / "report" / "report.html")
     run = set(RunFolder(private_run).read_table("decisions").filter("kept")["sample_id"])

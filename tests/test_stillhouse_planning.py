@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tests.conftest import ROOT, endpoint_teacher, stillhouse, write_recipe
+from tests.conftest import ROOT, endpoint_teacher, in_process, write_recipe
 from tests.teacher_server import TeacherServer
 
 FIGURES = ("calls", "prompt_tokens", "output_tokens")
@@ -16,7 +16,7 @@ PRICE = {"prompt": 1.0, "output": 4.0, "currency": "EUR"}
 
 
 def plan(recipe: Path, *options: object) -> dict[str, Any]:
-    done = stillhouse("plan", recipe, "--json", *options)
+    done = in_process("plan", recipe, "--json", *options)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
@@ -55,7 +55,7 @@ def test_the_plan_is_close_to_what_a_small_run_asked_first(offline_run: Path, tm
 def test_the_plan_is_close_to_what_the_demo_used(tmp_path: Path) -> None:
     recipe = ROOT / "recipes" / "demo.yaml"
     planned = plan(recipe, "--out", tmp_path / "run")
-    done = stillhouse("run", recipe, "--out", tmp_path / "run", "--until", "responses", timeout=2000)
+    done = in_process("run", recipe, "--out", tmp_path / "run", "--until", "responses")
     assert done.returncode == 0, done.stderr
     stages = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))["stages"]
     for figure in FIGURES:
@@ -72,7 +72,7 @@ def test_a_plan_asks_nobody_and_tells_money_and_caps(tmp_path: Path) -> None:
     total = report["total"]
     assert total["cost"] == pytest.approx((total["prompt_tokens"] + 4 * total["output_tokens"]) / 1e6)
     assert total["seconds"] is None
-    told = stillhouse("plan", recipe, "--out", tmp_path / "run")
+    told = in_process("plan", recipe, "--out", tmp_path / "run")
     assert told.returncode == 0
     assert "cost, EUR" in told.stdout
     assert "runtime.max_calls is 10: the run will stop before it is done" in told.stdout
@@ -99,6 +99,6 @@ def test_the_answers_of_a_probe_are_used_by_the_run(
     report = plan(recipe, "--out", tmp_path / "run", "--probe", 6)
     assert sum(teacher_server.requests.values()) == 6
     assert report["total"]["seconds"] >= 0
-    done = stillhouse("run", recipe, "--out", tmp_path / "run", "--until", "attributes")
+    done = in_process("run", recipe, "--out", tmp_path / "run", "--until", "attributes")
     assert done.returncode == 0, done.stderr
     assert sum(teacher_server.requests.values()) == 14

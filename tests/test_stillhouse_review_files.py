@@ -14,7 +14,7 @@ from datasets import get_dataset_config_names, load_dataset
 from stillhouse.schemas import AUDIT, FRAME, REVIEWS
 from stillhouse.store import RunFolder
 from tests.audit_run import audited_run, copied
-from tests.conftest import DEMO_TEXTS, stillhouse
+from tests.conftest import DEMO_TEXTS, in_process
 
 TEXTS = [json.loads(line)["text"] for line in DEMO_TEXTS.read_text(encoding="utf-8").splitlines()]
 Judge = Callable[[dict[str, Any]], dict[str, Any]]
@@ -31,7 +31,7 @@ def run(decided: RunFolder, tmp_path: Path) -> RunFolder:
 
 
 def review(command: str, run: RunFolder, *options: object, code: int = 0) -> str:
-    done = stillhouse("review", command, run.path, *options)
+    done = in_process("review", command, run.path, *options)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -47,7 +47,7 @@ def answered(run: RunFolder, judge: Judge, who: str = "ann", *options: object) -
     rows = pl.read_csv(file, infer_schema_length=0).rename(str.casefold).to_dicts()
     filled = [{**row, **judge(row), "annotator": who} for row in rows]
     pl.DataFrame(filled, infer_schema_length=None).write_csv(file)
-    return dict(json.loads(stillhouse("review", "pull", run.path, "--from", file, "--json").stdout))
+    return dict(json.loads(in_process("review", "pull", run.path, "--from", file, "--json").stdout))
 
 
 def reviews_of(run: RunFolder) -> pl.DataFrame:
@@ -86,9 +86,9 @@ def test_a_round_comes_back_and_is_accepted(run: RunFolder, tmp_path: Path) -> N
     assert found["error_rate"]["rows"] == len(kept)
     assert [row["rate"] for row in found["dropped"]] == [1, 1, 1]
     target = tmp_path / "published"
-    assert "not done yet: audit, gates, dataset" in stillhouse("publish", run.path, "--to", target).stderr
+    assert "not done yet: audit, gates, dataset" in in_process("publish", run.path, "--to", target).stderr
     review("apply", run)
-    done = stillhouse("publish", run.path, "--to", target)
+    done = in_process("publish", run.path, "--to", target)
     assert done.returncode == 0, done.stderr
     published = pl.read_parquet(target / "default" / "*.parquet")
     judged = drawn.filter(pl.col("population") == "kept").height
@@ -99,7 +99,7 @@ def test_a_round_comes_back_and_is_accepted(run: RunFolder, tmp_path: Path) -> N
     assert "**Accepted**: between 0.0% and" in card
     assert "Published although" not in card
     before = {path: path.stat().st_mtime_ns for path in target.rglob("*")}
-    again = stillhouse("publish", run.path, "--to", target)
+    again = in_process("publish", run.path, "--to", target)
     assert (again.returncode, "nothing has changed" in again.stdout) == (0, True)
     assert {path: path.stat().st_mtime_ns for path in target.rglob("*")} == before
 
@@ -120,10 +120,10 @@ def wrong_labels(row: dict[str, Any]) -> dict[str, Any]:
 def test_what_people_found_is_in_the_dataset(run: RunFolder) -> None:
     found = answered(run, wrong_labels, "ann", "--records", 250)
     assert found["decision"] in ("rejected", "undecided")
-    blocked = stillhouse("publish", run.path, "--to", run.path.parent / "no")
+    blocked = in_process("publish", run.path, "--to", run.path.parent / "no")
     assert blocked.returncode == 2
     review("apply", run)
-    blocked = stillhouse("publish", run.path, "--to", run.path.parent / "no")
+    blocked = in_process("publish", run.path, "--to", run.path.parent / "no")
     assert (blocked.returncode, f"{run.path} is " in blocked.stderr, "review status" in blocked.stderr) == (
         1,
         True,
@@ -230,10 +230,10 @@ def test_verdicts_that_are_not_applied_hold_publishing_up(run: RunFolder, tmp_pa
     review("apply", run)
     review("push", run, "--to", tmp_path / "more.csv", "--records", 20)
     assert (
-        "not done yet: audit, gates, dataset" in stillhouse("publish", run.path, "--to", tmp_path / "published").stderr
+        "not done yet: audit, gates, dataset" in in_process("publish", run.path, "--to", tmp_path / "published").stderr
     )
     review("apply", run)
-    waiting = stillhouse("publish", run.path, "--to", tmp_path / "published")
+    waiting = in_process("publish", run.path, "--to", tmp_path / "published")
     assert (waiting.returncode, "20 records still wait" in " ".join(waiting.stderr.split())) == (1, True)
     # A crash in between leaves verdicts on disk, and the manifest as it was.
     manifest = run.manifest()
@@ -242,7 +242,7 @@ def test_verdicts_that_are_not_applied_hold_publishing_up(run: RunFolder, tmp_pa
     pl.DataFrame(rows).write_csv(file)
     review("pull", run, "--from", file)
     run.write_manifest(manifest)
-    stale = stillhouse("publish", run.path, "--to", tmp_path / "published")
+    stale = in_process("publish", run.path, "--to", tmp_path / "published")
     assert (stale.returncode, "verdicts that its dataset does not know" in " ".join(stale.stderr.split())) == (2, True)
 
 
@@ -256,7 +256,7 @@ def test_a_cut_follows_the_verdicts_too(run: RunFolder) -> None:
 
     answered(run, judge, "ann", "--records", 400)
     review("apply", run)
-    done = stillhouse("select", run.path, "--rate", 1, "--name", "whole", "--dataset")
+    done = in_process("select", run.path, "--rate", 1, "--name", "whole", "--dataset")
     assert done.returncode == 0, done.stderr
     folder = run.cut_path("whole") / "dataset"
     published = pl.read_parquet(folder / "default" / "*.parquet")
@@ -301,8 +301,8 @@ def test_publishing_all_the_same_is_told_in_the_card(run: RunFolder, tmp_path: P
     review("apply", run)
     words = "A trial for our own <b>team</b> | not for `use`"
     target = tmp_path / "published"
-    assert stillhouse("publish", run.path, "--to", target, "--without-audit", "  ").returncode == 1
-    done = stillhouse("publish", run.path, "--to", target, "--without-audit", words)
+    assert in_process("publish", run.path, "--to", target, "--without-audit", "  ").returncode == 1
+    done = in_process("publish", run.path, "--to", target, "--without-audit", words)
     assert done.returncode == 0, done.stderr
     card = (target / "README.md").read_text()
     assert "Published although no audit accepts it" in card

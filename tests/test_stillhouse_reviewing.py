@@ -21,7 +21,7 @@ from stillhouse.draws import uniform
 from stillhouse.store import RunFolder
 from tests.annotating import Given, dataset_id, give, records_at, request, sample_of
 from tests.audit_run import LABELS, audited_run, copied
-from tests.conftest import DEMO_TEXTS, chromium, stillhouse
+from tests.conftest import DEMO_TEXTS, chromium, in_process
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
@@ -74,7 +74,7 @@ def texts() -> list[str]:
 
 def done(*arguments: object) -> str:
     """Run a command that has to end well; return what it printed."""
-    result = stillhouse(*arguments)
+    result = in_process(*arguments)
     assert result.returncode == 0, result.stderr
     return " ".join(result.stdout.split())
 
@@ -195,7 +195,7 @@ def answered_by(audited: Audited, owner: Account, people: dict[str, Account], na
 
 
 def pulled(folder: RunFolder) -> dict[str, Any]:
-    result = stillhouse("review", "pull", folder.path, "--json")
+    result = in_process("review", "pull", folder.path, "--json")
     assert result.returncode == 0, result.stderr
     findings: dict[str, Any] = json.loads(result.stdout)
     return findings
@@ -378,17 +378,17 @@ def published(half: Audited, request: pytest.FixtureRequest) -> Published:
     folder, to = half.folder, half.folder.path.with_name("published")
     scores = folder.read_table("scores")
     done("review", "apply", folder.path)
-    refused = stillhouse("publish", folder.path, "--to", to)
+    refused = in_process("publish", folder.path, "--to", to)
     assert not to.exists()
     waived = to.with_name("waived")
     done("publish", folder.path, "--to", waived, "--without-audit", WORDS)
     request.getfixturevalue("whole")
     done("review", "pull", folder.path)
-    unapplied = stillhouse("publish", folder.path, "--to", to)
+    unapplied = in_process("publish", folder.path, "--to", to)
     assert unapplied.returncode == 2
     assert "`stillhouse review apply" in unapplied.stderr
     done("review", "apply", folder.path)
-    waiting = stillhouse("publish", folder.path, "--to", to)
+    waiting = in_process("publish", folder.path, "--to", to)
     assert "records still wait for an answer" in " ".join(waiting.stderr.split())
     answer_the_rest(folder, to.with_name("rest.csv"))
     done("review", "apply", folder.path)
@@ -665,7 +665,7 @@ def test_another_round_does_not_ask_again(whole: Audited, tmp_path: Path) -> Non
     out = done("review", "push", folder.path, "--to", tmp_path / "again.html")
     assert "Round 2: 100 records" in out
     assert (folder.review_path / "round-2.json").read_bytes() == before
-    result = stillhouse("review", "pull", folder.path)
+    result = in_process("review", "pull", folder.path)
     assert result.returncode == 2
     assert "audited-round-2: not at" in " ".join(result.stderr.split())
 
@@ -713,7 +713,7 @@ def test_an_instruction_that_fails_is_dropped_and_a_new_round_has_to_confirm_the
     assert set(rejected["id"]) == its
     assert rejected["reason"].str.contains("wrong in the failing stratum plot . scoring").all()
     assert set(rows_of(folder.dataset_path, "default")["id"]) == set(before["sample_id"]) - its
-    refused = stillhouse("publish", folder.path, "--to", tmp_path / "published")
+    refused = in_process("publish", folder.path, "--to", tmp_path / "published")
     assert refused.returncode == 1
     assert "a new round has to confirm the rest" in " ".join(refused.stderr.split())
     done("review", "push", folder.path)

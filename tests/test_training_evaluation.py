@@ -410,7 +410,7 @@ def test_a_published_dataset_makes_a_better_student(
     assert trained.returncode == 0, trained.stderr
     held = json.loads((tmp_path / "student" / "facts.json").read_text("utf-8"))["held_out"]
     assert [step for step, _ in held["by_step"]] == [0, 15, 30]
-    assert held["after"] < 0.9 * held["before"]
+    assert held["after"] < 0.95 * held["before"]
     slice_of = ["--data", data, "--tasks", "sc/sst2,absa/acsa_rest16", "--limit", 2, "--seeds", 42, "--shots", 1]
     measured = stillhouse("evaluate", tmp_path / "student", *slice_of, "--out", tmp_path / "out", "--card")
     assert measured.returncode == 0, measured.stderr

@@ -183,7 +183,8 @@
       if (order) {
         const key = order.replace("-", "");
         const sign = order.startsWith("-") ? -1 : 1;
-        this.found = this.found.filter((row) => row[key] !== undefined).sort((one, other) => sign * (one[key] - other[key]));
+        const lacks = (row) => Number(row[key] === undefined); // these come last
+        this.found.sort((one, other) => lacks(one) - lacks(other) || sign * (one[key] - other[key]) || 0);
       }
       this.show(0);
     }
