@@ -62,7 +62,9 @@ def test_a_dataset_id_is_loaded_by_datasets(tmp_path: Path) -> None:
     assert read_texts([found])[0]["text"].to_list() == TEXTS[:2]
 
 
-def test_a_missing_dataset_is_named(tmp_path: Path) -> None:
+def test_a_missing_dataset_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("huggingface_hub.constants", "datasets.config"):  # else the Hub is asked again for half a minute
+        monkeypatch.setattr(f"{module}.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=r"nobody/nothing.*cannot be loaded"):
         read_texts([TextSource(path=None, dataset="nobody/nothing")])
 
