@@ -233,13 +233,6 @@ class Journal:
         return Usage(*self._db.execute(query).fetchone())
 
 
-def holds_calls(path: Path) -> bool:
-    """Say whether a run has a journal here, with what the storage of the run holds of it, where it has one."""
-    if remote_of(path.parent):
-        Journal(path).close()
-    return path.exists()
-
-
 def hash_of(call_id: str) -> int:
     """Return the first 64 bits of a call id."""
     return int(call_id[:16], 16)

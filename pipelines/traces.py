@@ -11,7 +11,9 @@ from typing import Any
 from urllib.parse import quote
 
 from pipelines.calls import Call
+from pipelines.journal import Journal
 from stillhouse.errors import RunError
+from stillhouse.remote import remote_of
 
 COMPLAINT = "This answer is not valid: "  # as `Prompt.corrected` begins it
 _CORRECTION = re.compile(rf"(.*\nAnswer:) [^\n]*\n\n({COMPLAINT}[^\n]*)\nAnswer:", re.DOTALL)
@@ -69,7 +71,12 @@ def corrected_call(call: Call) -> tuple[Call, str] | None:
 
 @contextmanager
 def opened_traces(path: Path) -> Iterator[Traces]:
-    """Open a journal to look things up. Raises RunError where it cannot be opened."""
+    """Open a journal to look things up. Raises RunError where it cannot be opened.
+
+    That of a run in a storage is opened once to write first: it takes in what was answered elsewhere.
+    """
+    if remote_of(path.parent):
+        Journal(path).close()
     # Where nobody has it open it is taken for unchangeable, or SQLite would write files of its own beside it.
     in_use = path.with_name(f"{path.name}-wal").exists()
     address = f"file:{quote(str(path.resolve()))}?mode=ro" + ("" if in_use else "&immutable=1")

@@ -373,7 +373,7 @@ def _processes() -> str:
     """Return what process numbers are unique in: one start of a host, or of a container there."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116
+        return f"{boot} {Path('/proc/self/ns/pid').stat().st_ino}"
     except OSError:  # not Linux
         return socket.gethostname()
 

@@ -93,9 +93,9 @@ def _as_they_may_leave(tables: dict[str, pl.DataFrame]) -> dict[str, pl.DataFram
 
 def _journal_of(folder: RunFolder) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return what the journal says of the calls of each stage, and of those that failed, by cause."""
-    from pipelines.journal import Journal, holds_calls
+    from pipelines.journal import Journal
 
-    if not holds_calls(folder.journal_path):
+    if not folder.has_journal:
         return CALLS.to_frame(), CAUSES.to_frame()
     with Journal(folder.journal_path) as journal:
         calls = pl.DataFrame(journal.stages(), schema=CALLS, orient="row")

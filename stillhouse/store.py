@@ -140,6 +140,11 @@ class RunFolder:
         return self.path / "journal.sqlite"
 
     @property
+    def has_journal(self) -> bool:
+        """Whether there is a journal to open: its file is here, or the storage of the run may hold some of it."""
+        return self.journal_path.exists() or self.remote is not None
+
+    @property
     def recipe_path(self) -> Path:
         """File of the resolved recipe."""
         return self.path / "recipe.yaml"

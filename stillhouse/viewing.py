@@ -159,13 +159,12 @@ def _table_with(folder: RunFolder, key: str) -> str:
 def lineage_in(folder: RunFolder, sample_id: str) -> list[Step]:
     """Return how a sample came to be, step by step, from the tables and the journal of its run."""
     from curation.audit.rounds import Rounds
-    from pipelines.journal import holds_calls
     from pipelines.traces import opened_traces
 
     tables = {name: folder.scan_table(name) for name in folder.made()}
     imported = load_recipe(folder.recipe_path).imported is not None
     with ExitStack() as stack:
-        known = holds_calls(folder.journal_path)
+        known = folder.has_journal
         trace = stack.enter_context(opened_traces(folder.journal_path)).of if known else Beside.trace
         beside = Beside(trace, Rounds(folder.review_path).reviews(), _places(folder), imported)
         return lineage_of(tables, sample_id, beside)
@@ -228,9 +227,9 @@ def _table_named(folder: RunFolder, table: str) -> pl.DataFrame:
 
 def failures_of(folder: RunFolder) -> pl.DataFrame:
     """Return the teacher calls that failed, with their causes."""
-    from pipelines.journal import Journal, holds_calls
+    from pipelines.journal import Journal
 
-    if not holds_calls(folder.journal_path):
+    if not folder.has_journal:
         return pl.DataFrame(schema=FAILURES)
     with Journal(folder.journal_path) as journal:
         rows = [

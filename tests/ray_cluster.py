@@ -32,7 +32,8 @@ class Nodes:
 
     def join(self) -> None:
         """Add a node; from the main thread only."""
-        with threads_said_there():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OMP_NUM_THREADS", "5")  # as if somebody had set it there: it is not the driver's
             self._nodes.append(self._cluster.add_node(num_cpus=cpu_threads(), object_store_memory=STORE_BYTES))
 
     def kill(self) -> None:
@@ -42,14 +43,6 @@ class Nodes:
             for one in [*process.children(recursive=True), process]:
                 one.kill()
         self._cluster.remove_node(node, allow_graceful=False)
-
-
-@contextmanager
-def threads_said_there() -> Iterator[None]:
-    """Start nodes where somebody has set a number of threads that is not the driver's."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "5")
-        yield
 
 
 @contextmanager
