@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 
 from curation.audit.rounds import Rounds
 from pipelines.traces import opened_traces
@@ -87,14 +88,19 @@ def test_corrected_answers_are_among_the_runs(offline_run: Path) -> None:
     assert RunFolder(offline_run).read_table("responses")["attempts"].max() == 3  # or the test above shows less
 
 
-def test_the_command_shows_where_a_sample_is_published(offline_run: Path) -> None:
-    files = sorted((offline_run / "dataset").glob("[dr]e*/*-*.parquet"))
+def test_the_command_shows_where_a_sample_is_published(private_run: Path) -> None:
+    recipe = yaml.safe_load((private_run / "recipe.yaml").read_text("utf-8"))
+    recipe["publish"]["test_share"] = 0.4
+    (private_run.parent / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    split = in_process("run", private_run.parent / "recipe.yaml", "--out", private_run, "--update")
+    assert split.returncode == 0, split.stderr
+    files = sorted((private_run / "dataset").glob("[dr]e*/*-*.parquet"))
     places = [f"{file.parent.name}/{file.name.partition('-')[0]}" for file in files]
-    assert {"default/train", "rejected/train"} <= set(places)
+    assert places == ["default/test", "default/train", "rejected/train"]
     for file, place in zip(files, places, strict=True):
         key = pl.read_parquet(file)["id"][0]
-        assert lineage(offline_run, key)["published"] == {"in": [place]}
-    shown = told(offline_run, "--id", key)
+        assert lineage(private_run, key)["published"] == {"in": [place]}
+    shown = told(private_run, "--id", key)
     titles = [f"{number} · {name}" for number, name in enumerate(STEPS, start=1)]
     assert [shown.index(title) for title in titles] == sorted(shown.index(title) for title in titles)
     assert shown.startswith(f"Sample {key}")

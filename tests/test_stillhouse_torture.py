@@ -27,7 +27,7 @@ def tables_of(run: Path) -> dict[str, bytes]:
     return {name: (run / f"{name}.parquet").read_bytes() for name in TABLES if (run / f"{name}.parquet").exists()}
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(100, marks=[pytest.mark.prove, pytest.mark.timeout(3600)])])
+@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=[pytest.mark.prove, pytest.mark.timeout(3600)])])
 def test_kill_minus_nine_at_random_moments(
     kills: int, recipe: Path, tmp_path: Path, teacher_server: TeacherServer
 ) -> None:

