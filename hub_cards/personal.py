@@ -79,7 +79,7 @@ def phones(text: str, language: str) -> Iterator[Span]:
     from phonenumbers import Leniency, PhoneNumberMatcher
 
     for region in REGIONS.get(language, (None,)):
-        for match in PhoneNumberMatcher(text, region, leniency=Leniency.VALID, max_tries=len(text)):
+        for match in PhoneNumberMatcher(text, region, Leniency.VALID, len(text), min_candidate_length=FEWEST_DIGITS):
             if _digits(match.raw_string) >= FEWEST_DIGITS and not _is_some_other_number(text, match.start, match.end):
                 yield match.start, match.end
 
