@@ -68,7 +68,7 @@ class Cluster:
         """Return how many nodes there are, and what they have."""
         nodes = [node["Resources"] for node in _alive()]
         cpus, gpus = (sum(int(node.get(kind, 0)) for node in nodes) for kind in KINDS.values())
-        return f"{len(nodes)} nodes with {cpus:,} CPUs and {gpus:,} GPUs"
+        return f"{len(nodes)} node(s) with {cpus:,} CPU(s) and {gpus:,} GPU(s)"
 
     def needs(self, gpus: int) -> Mapping[str, Any]:
         """Return what a worker with a model takes of a node: `gpus`, or without any, as many CPUs as this process.

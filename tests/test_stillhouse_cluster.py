@@ -206,7 +206,7 @@ def test_replicas_of_the_teacher_make_room_for_workers(nodes: Nodes, tmp_path: P
 
 def test_the_doctor_looks_at_the_cluster(nodes: Nodes) -> None:
     check = _cluster(Runtime(ray=nodes.address))
-    assert (check.state, "3 nodes with" in check.found) == ("ok", True)
+    assert (check.state, "3 node(s) with" in check.found) == ("ok", True)
     assert examined("Ray cluster", lambda: _cluster(Runtime(ray="127.0.0.1:1"))).state == "fault"
 
 
