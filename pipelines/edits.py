@@ -108,7 +108,7 @@ def read_kept_edits(path: Path) -> tuple[list[Entry], set[str]]:
         return [Entry.model_validate(entry) for entry in content["instructions"]], set(content["seen"])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         cause = str(error).partition("\n")[0]
-        raise InputError(f"{path} is damaged ({cause}); import the edited instructions again, or delete it") from error
+        raise InputError(f"{path} is damaged ({cause}); import the edited instructions again") from error
 
 
 def read_entries(path: Path) -> list[Entry]:

@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
@@ -131,8 +131,11 @@ class Journal:
     def commit(self, rows: Iterable[Row]) -> None:
         """Put rows on disk, all or none; they are there when this returns. Raises sqlite3.Error."""
         with self._db:
-            for statement, group in groupby(rows, itemgetter(0)):
-                self._db.executemany(statement, (values for _, values in group))
+            self._put(rows)
+
+    def _put(self, rows: Iterable[Row]) -> None:
+        for statement, group in groupby(rows, itemgetter(0)):
+            self._db.executemany(statement, (values for _, values in group))
 
     def send(self) -> None:
         """Put all rows that are not in the storage yet there, as one segment. Raises RunError where that fails."""
@@ -140,30 +143,45 @@ class Journal:
             return
         unsent = self._db.execute("SELECT id, lines FROM unsent ORDER BY id").fetchall()
         if unsent:
-            name = self._next_segment()
+            name = self._new_segment()
             self._remote.put_segment(name, b"".join(lines for _, lines in unsent))
-            self.commit([(KNOWN, (name,)), *((SENT, (number,)) for number, _ in unsent)])
+            self.commit((SENT, (number,)) for number, _ in unsent)
 
-    def _next_segment(self) -> str:
-        """Return a name that no other segment has, after all that are known here."""
+    def _new_segment(self) -> str:
+        """Return a name that no other segment has, after all that are known here.
+
+        It is known from now on: whoever looks from here, while it is sent, has no older row to take from it.
+        """
         (last,) = self._db.execute("SELECT COALESCE(MAX(name), '0-') FROM segments").fetchone()
-        return f"{int(last.partition('-')[0]) + 1:010d}-{secrets.token_hex(4)}.jsonl.gz"
+        name = f"{int(last.partition('-')[0]) + 1:010d}-{secrets.token_hex(4)}.jsonl.gz"
+        self.commit([(KNOWN, (name,))])
+        return name
 
     def _take_in(self) -> None:
         """Write the rows of segments that are not known here. Raises RunError where one is damaged."""
         if not self._remote:
             return
-        known = self._known_segments()
+        known, missing = self._known_segments(), set[str]()
         while new := [name for name in self._remote.segments() if name not in known]:
+            if missing.issuperset(new):
+                raise RunError(f"segments of {self._remote.url} are listed and cannot be read: journal/{new[0]}")
             for name, content in self._remote.read_segments(new):
                 try:
-                    self.commit(chain(_rows_in(content), [(KNOWN, (name,))]))
+                    self._take_in_segment(name, content)
                 except (OSError, EOFError, zlib.error, ValueError, KeyError) as error:
                     raise RunError(
                         f"segment journal/{name} of {self._remote.url} is damaged ({error}); move it away, and what it "
                         "held is asked for again"
                     ) from error
             known = self._known_segments()
+            missing = set(new) - known
+
+    def _take_in_segment(self, name: str, content: bytes) -> None:
+        """Write the rows of a segment, unless another process here has by now: there may be newer ones since."""
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            if name not in self._known_segments():
+                self._put(chain(_rows_in(content), [(KNOWN, (name,))]))
 
     def _known_segments(self) -> set[str]:
         return {row[0] for row in self._db.execute("SELECT name FROM segments")}
@@ -179,12 +197,11 @@ class Journal:
         old = sorted(self._known_segments().intersection(self._remote.segments()))
         if len(old) <= most:
             return
-        name, file = self._next_segment(), self.path.with_name("journal.fold")
+        name, file = self._new_segment(), self.path.with_name("journal.fold")
         with gzip.open(file, "wt", encoding="utf-8", compresslevel=6) as lines:
             lines.writelines(map(_line, self._all_rows(old)))
         self._remote.put_segment(name, file)
         file.unlink()
-        self.commit([(KNOWN, (name,))])
         self._remote.remove_segments(old)
 
     def _all_rows(self, old: Sequence[str]) -> Iterator[Row]:
@@ -226,6 +243,13 @@ class Journal:
     def stages(self) -> list[tuple[Any, ...]]:
         """Return per stage: answers, those cut off, prompt and output tokens, median and 95th percentile of seconds."""
         return self._db.execute(STAGES).fetchall()
+
+    def read_through(self) -> None:
+        """Read all that is in the journal. Raises sqlite3.DatabaseError where a part of it is damaged."""
+        self.usage()
+        self.hashes()
+        for table, column in (("failures", "cause"), ("notes", "value"), ("unsent", "lines")):
+            self._db.execute(f"SELECT MAX({column}) FROM {table}").fetchone()  # noqa: S608
 
     def usage(self) -> Usage:
         """Sum calls and tokens of all answers."""
@@ -274,21 +298,37 @@ def salvage(path: Path) -> int | None:
     """
     try:
         with Journal(path) as journal:
-            journal.usage()
-            journal.hashes()
+            journal.read_through()
             return None
     except (RunError, sqlite3.DatabaseError) as error:
         cause = error.__cause__ if isinstance(error, RunError) else error
         if getattr(cause, "sqlite_errorcode", None) != sqlite3.SQLITE_CORRUPT:
             raise
         aside = path.with_name(f"{path.stem}.damaged-{time.time_ns()}{path.suffix}")
-        for suffix in ("", "-wal", "-shm"):
-            if (part := path.with_name(path.name + suffix)).exists():
-                part.replace(aside.with_name(aside.name + suffix))
+        _move(path, aside)
+    try:
+        return _read_anew(path, aside)
+    except BaseException:  # such as a storage that is away: the next run tries again
+        _move(aside, path)
+        raise
+
+
+def _move(path: Path, target: Path) -> None:
+    """Put the files of a journal in the place of another's."""
+    for suffix in ("", "-wal", "-shm"):
+        target.with_name(target.name + suffix).unlink(missing_ok=True)
+        if (part := path.with_name(path.name + suffix)).exists():
+            part.replace(target.with_name(target.name + suffix))
+
+
+def _read_anew(path: Path, damaged: Path) -> int:
+    """Write all that can be read of a damaged journal into a new one, to be sent, as some of it may not have been."""
     with Journal(path) as journal:
-        journal.commit((ANSWER, row) for row in _readable(aside, "answers"))
-        journal.commit((NOTE, row) for row in _readable(aside, "notes"))
-        journal.commit((UNSENT, row[1:]) for row in _readable(aside, "unsent"))
+        for statement, table in ((ANSWER, "answers"), (NOTE, "notes")):
+            rows = ((statement, row) for row in _readable(damaged, table))
+            while group := list(islice(rows, GROUP_ROWS)):
+                journal.write(group)
+        journal.commit((UNSENT, row[1:]) for row in _readable(damaged, "unsent"))
         return journal.usage().calls
 
 

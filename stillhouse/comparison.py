@@ -58,11 +58,12 @@ def _cut_of(path: Path) -> Side:
         decisions = conform(pl.read_parquet(path / "decisions.parquet", glob=False), DECISIONS, "decisions")
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise InputError(
-            f"{path} is damaged ({error}); delete it and make it again with `stillhouse select`"
+            f"{folder.shown(path)} is damaged ({error}); delete it and make it again with `stillhouse select`"
         ) from error
     manifest = folder.manifest()
     if about["scores"] != manifest["stages"].get("scores", {}).get("fingerprint"):
-        raise InputError(f"{path} was cut from earlier scores; delete it and make it again with `stillhouse select`")
+        shown = folder.shown(path)
+        raise InputError(f"{shown} was cut from earlier scores; delete it and make it again with `stillhouse select`")
     tables = {name: folder.read_table(name) for name in folder.made() if name not in OF_THE_RUN}
     tables["decisions"] = decisions
     settings = about["curation"]

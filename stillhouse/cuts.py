@@ -90,7 +90,9 @@ def _write(folder: RunFolder, cut: Cut) -> None:
     if (path / "cut.json").exists():
         known = json.loads((path / "cut.json").read_text(encoding="utf-8"))
         if known["curation"] != about["curation"]:
-            raise InputError(f"{path} holds a cut with other settings; give this one another --name, or delete that")
+            raise InputError(
+                f"{folder.shown(path)} holds a cut with other settings; give this one another --name, or delete that"
+            )
     shutil.rmtree(path / "dataset", ignore_errors=True)  # of the rows that were kept before
     path.mkdir(parents=True, exist_ok=True)
     write_parquet(path / "decisions.parquet", cut.decisions)

@@ -2,8 +2,8 @@
 
 The folder is pulled before a command reads it and pushed after each stage and each command that writes: files that
 changed, the manifest last, as it is what says that a stage is done. A file `.storage.json` in the folder says which
-storage it belongs to and what was the same here and there last. The journal is not mirrored: its answers are put into
-the storage as segments of their own (see pipelines/journal.py).
+storage it belongs to, what was the same here and there last, and what of it was deleted here and not there yet. The
+journal is not mirrored: its answers are put into the storage as segments of their own (see pipelines/journal.py).
 """
 
 import filecmp
@@ -16,7 +16,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -33,9 +33,12 @@ PLACE = "STILLHOUSE_REMOTE"  # environment variable: folder of the working folde
 INDEX, LOCK, MANIFEST, SEGMENTS = ".storage.json", ".lock", "manifest.json", "journal"
 PULLING, PUSHING = ".pulling.lock", ".pushing.lock"
 OWN_FILES = {INDEX, LOCK, PULLING, PUSHING}  # in a working folder, before there is a run
+SEGMENT = re.compile(r"\d+-[0-9a-f]+\.jsonl\.gz")
 NOT_MIRRORED = re.compile(  # hidden files, the journal with its segments, and what `publish` writes anew
-    r"(^|.*/)\..*|journal\.(sqlite|damaged|reserve|fold).*|journal/\d+-[0-9a-f]+\.jsonl\.gz|publish/.*"
+    rf"(^|.*/)\..*|journal\.(sqlite|damaged|reserve|fold).*|journal/{SEGMENT.pattern}|publish/.*"
 )
+PATTERN = re.compile(r"[*?\[\]]|::")  # a client takes such a name for many, or for a chain of storages
+WITH_USER = ("abfs", "sftp:", "ssh:", "hdfs:", "smb:")  # addresses that name a user, or a container before the host
 INSIDE = re.compile(r"(.+?://[^/]+/.+?)/(cuts/[^/]+(?:/dataset)?|dataset)")  # what may be named inside a run
 WHOLE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"}  # storages whose objects appear when they are whole
 REFRESH_SECONDS, ABANDONED_SECONDS = 20, 120  # a lock is renewed so often, and taken over when it is as old as that
@@ -97,7 +100,9 @@ class Remote:
     def __init__(self, url: str, folder: Path) -> None:
         """Find the client of a URL; nothing is read yet. Raises InputError where there is none."""
         parts = urlsplit(url)
-        if parts.password or (parts.username and not url.startswith("abfs")):  # there it names the container
+        if PATTERN.search(url):
+            raise InputError("the URL of a run or a folder has none of * ? [ ] and :: in it; give it another name")
+        if parts.password or (parts.username and not url.startswith(WITH_USER)):
             raise InputError("credentials do not belong into a URL; the client of the storage reads the environment")
         if not parts.path.strip("/"):
             raise InputError(f"{url} is a whole storage; name a folder in it: {url}/NAME")
@@ -170,6 +175,8 @@ class Remote:
         Raises RunError where that is not possible, or another process has taken the run over.
         """
         with FileLock(self.folder / PUSHING):
+            if not self._token:  # no run to be kept as it was when the storage failed
+                self.fault = ""
             self._push(under)
 
     def _push(self, under: str) -> None:
@@ -178,6 +185,8 @@ class Remote:
         gone = [name for name in index if name.startswith(under) and name not in here]
         if not changed and not gone:
             return
+        earlier = set(self._about()["gone"]) - here.keys()
+        self._write_index(index, earlier.union(gone))  # or they would be taken for lost, should this not end
         with self._reaching("written"):
             self._refuse_taken()
             self._transfer(lambda name: self._place(name, self.folder / name), set(changed) - {MANIFEST})
@@ -186,13 +195,13 @@ class Remote:
                 self._place(MANIFEST, self.folder / MANIFEST)
             there = self._listing()
         index |= {name: [there.get(name, ""), *here[name]] for name in changed}
-        self._write_index({name: stat for name, stat in index.items() if name not in gone})
+        self._write_index({name: stat for name, stat in index.items() if name not in gone}, earlier.difference(gone))
 
     def segments(self) -> list[str]:
         """Return the names of the journal's segments, in their order."""
         with self._reaching("read"):
             self._fs.invalidate_cache()
-            return sorted(name for name in self._found(f"{self._root}/{SEGMENTS}") if not name.startswith("."))
+            return sorted(filter(SEGMENT.fullmatch, self._found(f"{self._root}/{SEGMENTS}")))
 
     def read_segments(self, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """Yield segments with their content, but for those that were folded into another in the meantime."""
@@ -216,24 +225,26 @@ class Remote:
             self._remove([f"{SEGMENTS}/{name}" for name in names])
 
     def _pull(self) -> None:
-        index = self._index()
+        index, deleted = self._index(), self._about()["gone"]
         with self._reaching("read"):
             self._fs.invalidate_cache()
             there = self._listing()
+            gone = {name for name in deleted if name in index and index[name][0] == there.get(name)}
             if MANIFEST in index and MANIFEST not in there:
                 raise InputError(
                     f"{self.url} no longer holds the run that was worked on in {self.folder}: it was deleted, or "
                     "this is another storage of that name. That folder still has it; move it away to begin anew"
                 )
-            here = self._files()  # what was lost here is no deletion: those travel at the end of what made them
-            differing = {name for name in there if name not in here or index.get(name, [""])[0] != there[name]}
+            here = self._files()
+            lost = there.keys() - here.keys() - gone
+            differing = lost | {name for name in there if index.get(name, [""])[0] != there[name]}
             self._transfer(lambda name: self._fetch(name, index.get(name)), differing)
         here = self._files()
         for name in (index.keys() - there.keys()) & here.keys():
             if index[name][1:] == here[name]:
                 (self.folder / name).unlink()
         kept = {name: index[name] for name in there.keys() - differing}
-        self._write_index(kept | {name: [there[name], *here[name]] for name in differing})
+        self._write_index(kept | {name: [there[name], *here[name]] for name in differing}, gone)
 
     def _fetch(self, name: str, known: Stat | None) -> None:
         """Bring a file; one here that was changed as well, by a process that did not end, is put aside."""
@@ -247,7 +258,7 @@ class Remote:
             aside = path.with_name(f".{path.name}.aside-{time.time_ns()}")
             path.replace(aside)
             logging.getLogger(__name__).warning("%s was changed here and in %s; ours is now %s", path, self.url, aside)
-        part.replace(path)
+        _replace(part, path)
 
     def _transfer(self, move: Callable[[str], None], names: set[str]) -> None:
         with ThreadPoolExecutor(TRANSFERS, "storage") as threads:
@@ -270,30 +281,37 @@ class Remote:
     def _found(self, root: str) -> dict[str, Mapping[str, Any]]:
         with suppress(FileNotFoundError):
             found = self._fs.find(root, detail=True)
-            return {path.removeprefix(root).lstrip("/") or path.rpartition("/")[2]: found[path] for path in found}
+            files = [path for path in found if not path.endswith("/")]  # what a console makes for a folder
+            return {path.removeprefix(root).lstrip("/") or path.rpartition("/")[2]: found[path] for path in files}
         return {}
 
     def _files(self) -> dict[str, Stat]:
         """Return size, time and number of the files here that are mirrored."""
         found = {}
-        for path in sorted(self.folder.rglob("*")):
-            name = path.relative_to(self.folder).as_posix()
-            if not NOT_MIRRORED.fullmatch(name) and path.is_file():
-                with suppress(FileNotFoundError):  # a report that is just being replaced
-                    found[name] = _stat(path)
+        for folder, _, names in os.walk(self.folder):  # past a folder that is just being replaced, such as a report
+            for path in (Path(folder) / name for name in names):
+                name = path.relative_to(self.folder).as_posix()
+                if not NOT_MIRRORED.fullmatch(name) and path.is_file():
+                    with suppress(FileNotFoundError):
+                        found[name] = _stat(path)
         return found
 
     def _index(self) -> dict[str, Stat]:
-        try:
-            files: dict[str, Stat] = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))["files"]
-        except FileNotFoundError:
-            return {}
+        files: dict[str, Stat] = self._about()["files"]
         return files
 
-    def _write_index(self, files: Mapping[str, Stat]) -> None:
+    def _about(self) -> dict[str, Any]:
+        about: dict[str, Any] = {"files": {}, "gone": []}
+        with suppress(FileNotFoundError):
+            about |= json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
+        return about
+
+    def _write_index(self, files: Mapping[str, Stat], gone: Iterable[str]) -> None:
+        """Put down what is the same here and there, and what of it was deleted here, but not there yet."""
         part = self.folder / f"{INDEX}.part"
-        part.write_text(json.dumps({"url": self.url, "files": files}, indent=1, sort_keys=True), encoding="utf-8")
-        part.replace(self.folder / INDEX)
+        about = {"url": self.url, "files": files, "gone": sorted(gone)}
+        part.write_text(json.dumps(about, indent=1, sort_keys=True), encoding="utf-8")
+        _replace(part, self.folder / INDEX)
 
     @contextmanager
     def _reaching(self, how: str) -> Iterator[None]:
@@ -314,6 +332,9 @@ class Remote:
     def _take(self) -> None:
         """Take the lock; one that nobody renews any more is taken over."""
         holder = self._holder()
+        if holder == {}:  # it is perhaps just being written
+            time.sleep(SETTLING_SECONDS)
+            holder = self._holder()
         if holder is not None and not _is_abandoned(holder):
             raise RunError(_held_by(holder, self.url))
         self._token = secrets.token_hex(8)
@@ -429,6 +450,13 @@ def _version(info: Mapping[str, Any]) -> str:
     checksum = info.get("ETag") or info.get("etag") or info.get("md5Hash") or info.get("content_md5")
     times = (info.get(name) for name in ("mtime", "modified", "last_modified", "LastModified", "created"))
     return str(checksum or [info.get("size"), *(str(when) for when in times if when)])
+
+
+def _replace(part: Path, path: Path) -> None:
+    """Put a file that is on disk, also after a power cut, in the place of another."""
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
 
 
 def _stat(path: Path) -> Stat:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from stillhouse.errors import InputError, RunError
 from stillhouse.recipe import Recipe, load_recipe
-from stillhouse.remote import OWN_FILES, Remote, remote_of
+from stillhouse.remote import LOCK, OWN_FILES, PULLING, Remote, remote_of
 from stillhouse.schemas import TABLES, conform
 
 
@@ -119,6 +119,10 @@ class RunFolder:
         """Return what a command takes for the run: its folder or its URL."""
         return self.remote.url if self.remote else str(self.path)
 
+    def shown(self, path: Path) -> str:
+        """Return what a user calls a file of the run: a path, or a URL, as only there a deletion counts."""
+        return f"{self}/{path.relative_to(self.path).as_posix()}"
+
     @property
     def imported_path(self) -> Path:
         """Rows of somebody else's data as they were given, with their sample ids."""
@@ -186,7 +190,10 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(self.path / ".lock", timeout=0.5), self.remote.held() if self.remote else nullcontext():
+            # Who only looks holds the lock while it fetches, and is waited for.
+            with FileLock(self.path / PULLING) if self.remote else nullcontext():
+                lock = FileLock(self.path / LOCK).acquire(timeout=0.5)
+            with lock, self.remote.held() if self.remote else nullcontext():
                 yield
         except Timeout as error:
             raise RunError(f"another process is working on {self}; wait for it or use --out") from error
@@ -280,4 +287,5 @@ class RunFolder:
         try:
             yield
         except pl.exceptions.PolarsError as error:
-            raise InputError(f"{self.table_path(name)} cannot be read ({error}); delete it and run again") from error
+            file = self.shown(self.table_path(name))
+            raise InputError(f"{file} cannot be read ({error}); delete it and run again") from error

@@ -24,7 +24,7 @@ from moto.server import ThreadedMotoServer
 
 import stillhouse as api
 from pipelines.calls import Answer, Call
-from pipelines.journal import Journal, answer_row, failure_row
+from pipelines.journal import NOTE, Journal, answer_row, failure_row, salvage
 from stillhouse.errors import InputError, RunError
 from stillhouse.remote import LOCK, PLACE, PUSHING, Remote, local_path, remote_of
 from stillhouse.store import RunFolder, write_atomically
@@ -311,6 +311,120 @@ def test_what_is_lost_here_is_fetched_again(machine: Callable[[str], None]) -> N
         machine("one")
 
 
+def hold_and_lose(remote: Remote, change: Callable[[], None]) -> None:
+    """Hold the run and change it, but nothing can be written to the storage."""
+
+    def hold() -> None:
+        with remote.held():
+            change()
+
+    with pytest.MonkeyPatch.context() as away:
+        away.setattr(remote, "_place", failing)
+        with pytest.raises(RunError, match="the network"):
+            hold()
+
+
+def failing(*_: object) -> None:
+    raise ConnectionError("the network")
+
+
+def test_what_was_deleted_here_while_the_storage_was_away_is_deleted_there_by_the_next_command(
+    machine: Callable[[str], None],
+) -> None:
+    url = memory_url()
+    folder, remote = opened(url)
+    rows = folder / "dataset" / "rows"
+    rows.mkdir(parents=True)
+    with remote.held():
+        for name in ("train", "test"):
+            write_atomically(rows / name, b"of the first time")
+        RunFolder(folder).write_manifest({"stages": {"dataset": 1}, "seconds": {}})
+
+    def build_anew() -> None:
+        (rows / "test").unlink()
+        write_atomically(rows / "train", b"all rows")
+        RunFolder(folder).write_manifest({"stages": {"dataset": 2}, "seconds": {}})
+
+    hold_and_lose(remote, build_anew)
+    assert local_path(url) == folder
+    assert not (rows / "test").exists(), "whoever looks does not bring it back"
+    with remote.held():
+        assert _files(folder).keys() == {"dataset/rows/train", "manifest.json"}
+    machine("two")
+    other, _ = opened(url)
+    assert _files(other) == _files(folder)
+
+
+def test_what_was_deleted_here_and_changed_there_is_fetched(machine: Callable[[str], None]) -> None:
+    url = memory_url()
+    folder, remote = opened(url)
+    with remote.held():
+        for name in ("manifest.json", "verdicts.json"):
+            write_atomically(folder / name, b"{}")
+
+    def delete() -> None:
+        (folder / "verdicts.json").unlink()
+        write_atomically(folder / "manifest.json", b"{ }")
+
+    hold_and_lose(remote, delete)
+    machine("two")
+    other, its = opened(url)
+    with its.held():
+        write_atomically(other / "verdicts.json", b"theirs")
+    machine("one")
+    with remote.held():
+        assert (folder / "verdicts.json").read_bytes() == b"theirs"
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_failed_push_of_a_report_is_not_the_end_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, remote = opened(memory_url())
+    write_atomically(folder / "report.html", b"<p>")
+    with monkeypatch.context() as away:
+        away.setattr(remote, "_place", failing)
+        with pytest.raises(RunError, match="the network"):
+            remote.push()
+    remote.push()
+    assert remote._listing().keys() == {"report.html"}
+
+
+@pytest.mark.usefixtures("s3", "machine")
+@pytest.mark.parametrize("marker", ["", "dataset/", "journal/", "review/"])
+def test_markers_of_folders_are_no_files(marker: str) -> None:
+    folder, remote = opened(RUN)
+    with remote.held(), Journal(folder / "journal.sqlite") as journal:
+        (folder / "dataset").mkdir()
+        write_atomically(folder / "dataset" / "facts.json", b"{}")
+        write_atomically(folder / "manifest.json", b"{}")
+        journal.set_note("batch", "state")
+    objects().call_s3("put_object", Bucket="bucket", Key=f"team/run/{marker}", Body=b"")
+    with remote.held():
+        assert written(folder) == (0, [], "state")
+    assert _files(folder).keys() == {"dataset/facts.json", "manifest.json", "journal.sqlite"}
+    assert not list(folder.parent.glob(".*"))
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_command_waits_for_whoever_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = memory_url()
+    folder, remote = opened(url)
+    pulling, pulled = threading.Event(), threading.Event()
+
+    def pull_slowly() -> None:
+        pulling.set()
+        pulled.wait()
+
+    with monkeypatch.context() as slow:
+        slow.setattr(remote, "_pull", pull_slowly)
+        looking = threading.Thread(target=remote.refresh)
+        looking.start()
+        pulling.wait()
+    threading.Timer(1.5, pulled.set).start()
+    with RunFolder(folder).locked():
+        assert pulled.is_set()
+    looking.join()
+
+
 @pytest.mark.usefixtures("machine")
 def test_a_push_waits_for_another() -> None:
     url = memory_url()
@@ -532,8 +646,6 @@ def test_a_damaged_segment_is_named(machine: Callable[[str], None]) -> None:
 def test_a_damaged_journal_is_mended_and_what_was_not_sent_is_sent(
     machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.journal import salvage
-
     url = memory_url()
     folder, remote = opened(url)
     path = folder / "journal.sqlite"
@@ -554,6 +666,104 @@ def test_a_damaged_journal_is_mended_and_what_was_not_sent_is_sent(
     assert remote.segments() != []
     machine("two")
     assert written(local_path(url))[0] >= 200
+
+
+@pytest.mark.parametrize("damaged", [["unsent"], ["unsent", "sqlite_autoindex_answers_1"]])
+def test_answers_of_a_damaged_journal_are_sent_though_what_was_to_be_sent_is_damaged(
+    machine: Callable[[str], None], damaged: list[str]
+) -> None:
+    url = memory_url()
+    folder, _ = opened(url)
+    path = folder / "journal.sqlite"
+    with Journal(path) as journal:
+        journal.write([answer_row("s", call(number), Answer("a", "stop", 1, 1, 0.1)) for number in range(2000)])
+    with sqlite3.connect(path) as db:
+        query = "SELECT rootpage FROM sqlite_master WHERE name = ?"
+        roots = [db.execute(query, (name,)).fetchone()[0] for name in damaged]
+    db.close()
+    data = bytearray(path.read_bytes())
+    for root in roots:
+        data[(root - 1) * 4096 : root * 4096] = b"\xff" * 4096
+    path.write_bytes(data)
+    assert salvage(path) == 2000
+    with Journal(path) as journal:
+        journal.send()
+    machine("two")
+    assert written(local_path(url))[0] == 2000
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_damaged_journal_is_mended_when_the_storage_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, remote = opened(memory_url())
+    path = folder / "journal.sqlite"
+    with Journal(path) as journal:
+        journal.write([answer_row("s", call(number), Answer("a", "stop", 1, 1, 0.1)) for number in range(2000)])
+    with sqlite3.connect(path) as db:
+        (root,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'unsent'").fetchone()
+    db.close()
+    data = bytearray(path.read_bytes())
+    data[(root - 1) * 4096 : root * 4096] = b"\xff" * 4096
+    path.write_bytes(data)
+    with monkeypatch.context() as away:
+        listed: list[object] = [[]]
+        away.setattr(remote, "segments", lambda: listed.pop() if listed else unreachable())
+        with pytest.raises(RunError, match="away"):
+            salvage(path)
+    assert salvage(path) == 2000
+
+
+def unreachable() -> None:
+    raise RunError("the storage is away")
+
+
+def test_a_segment_that_was_moved_away_is_not_waited_for(machine: Callable[[str], None]) -> None:
+    url = memory_url()
+    folder, remote = opened(url)
+    with Journal(folder / "journal.sqlite") as journal:
+        journal.set_note("batch", "state")
+    (name,) = remote.segments()
+    root = url.removeprefix("memory:/")
+    fsspec.filesystem("memory").mv(f"{root}/journal/{name}", f"{root}/journal/old/{name}")
+    machine("two")
+    assert written(local_path(url)) == (0, [], None)
+
+
+def test_a_segment_that_is_listed_and_not_there_is_named(
+    machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, remote = opened(memory_url())
+    monkeypatch.setattr(remote, "segments", lambda: ["0000000001-aa.jsonl.gz"])
+    with pytest.raises(RunError, match="are listed and cannot be read: journal/0000000001-aa"):
+        Journal(folder / "journal.sqlite")
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("reads", ["while it is sent", "before it is known here"])
+def test_whoever_looks_puts_no_old_note_over_a_newer_one(monkeypatch: pytest.MonkeyPatch, reads: str) -> None:
+    folder, remote = opened(memory_url())
+    path = folder / "journal.sqlite"
+    with Journal(path) as journal:
+        if reads == "while it is sent":
+            put = remote.put_segment
+
+            def put_and_be_read(name: str, content: bytes | Path) -> None:
+                put(name, content)
+                monkeypatch.setattr(remote, "put_segment", put)
+                journal.write([(NOTE, ("batch", "newer"))])
+                Journal(path).close()
+
+            monkeypatch.setattr(remote, "put_segment", put_and_be_read)
+            journal.set_note("batch", "older")
+        else:
+            with monkeypatch.context() as slow:
+                slow.setattr(remote, "segments", list)
+                looking = Journal(path)
+            journal.set_note("batch", "older")
+            (name,) = remote.segments()
+            ((_, content),) = remote.read_segments([name])
+            journal.set_note("batch", "newer")
+            looking._take_in_segment(name, content)
+        assert journal.note("batch") == "newer"
 
 
 @pytest.mark.usefixtures("s3", "machine")
@@ -603,6 +813,9 @@ def test_places_in_a_run_are_found(tmp_path: Path) -> None:
         ("s3://bucket", "name a folder in it"),
         ("s3://me:word@bucket/run", "credentials"),
         ("s3://token@bucket/run", "credentials"),
+        ("s3://bucket/run[1]", "none of"),
+        ("s3://bucket/*", "none of"),
+        ("simplecache::ftp://me:word@host/run", "none of"),
         ("s4://bucket/run", "s4"),
     ):
         with pytest.raises(InputError, match=why):
