@@ -27,7 +27,7 @@ from pipelines.calls import Answer, Call
 from pipelines.journal import NOTE, Journal, answer_row, failure_row, salvage
 from stillhouse.errors import InputError, RunError
 from stillhouse.remote import LOCK, PLACE, PUSHING, Remote, local_path, remote_of
-from stillhouse.store import RunFolder, write_atomically
+from stillhouse.store import RunFolder, replace_folder, write_atomically
 from stillhouse.viewing import failures_of
 from tests.conftest import COMMAND, DEMO_TEXTS, endpoint_teacher, free_port, stillhouse, write_recipe
 from tests.teacher_server import TeacherServer, requests_on_disk
@@ -289,6 +289,41 @@ def test_of_two_that_take_a_lock_over_one_has_it(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(RunError, match="host elsewhere, process 7"), remote.held():
         pass
     assert storage.cat_file(lock) == other
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_lock_that_is_just_being_written_is_not_taken_over() -> None:
+    url = memory_url()
+    _, remote = opened(url)
+    storage, lock = fsspec.filesystem("memory"), f"{url.removeprefix('memory:/')}/{LOCK}"
+    storage.pipe_file(lock, b'{"ho')
+    whole = json.dumps({"host": "another", "processes": "its", "pid": 1, "time": time.time(), "token": "its"}).encode()
+    threading.Timer(0.2, storage.pipe_file, (lock, whole)).start()
+    with pytest.raises(RunError, match="host another"), remote.held():
+        pass
+    assert storage.cat_file(lock) == whole
+
+
+@pytest.mark.usefixtures("machine")
+def test_folders_may_be_replaced_while_it_is_looked_for_what_changed(tmp_path: Path) -> None:
+    folder, remote = opened(memory_url())
+    write_atomically(folder / "manifest.json", b"{}")
+    ended = threading.Event()
+
+    def replace() -> None:
+        while not ended.is_set():
+            for name in ("figures", "rows"):
+                (tmp_path / "new" / name).mkdir(parents=True)
+                write_atomically(tmp_path / "new" / name / "one", b"1")
+            replace_folder(tmp_path / "new", folder / "report")
+
+    replacing = threading.Thread(target=replace)
+    replacing.start()
+    try:
+        assert all("manifest.json" in remote._files() for _ in range(500))
+    finally:
+        ended.set()
+        replacing.join()
 
 
 def test_what_is_lost_here_is_fetched_again(machine: Callable[[str], None]) -> None:
@@ -802,6 +837,8 @@ def test_places_in_a_run_are_found(tmp_path: Path) -> None:
         write_atomically(folder / "manifest.json", b"{}")
     assert local_path(f"{url}/cuts/soft/") == folder / "cuts" / "soft"
     assert local_path(f"{url}/cuts/soft/dataset") == folder / "cuts" / "soft" / "dataset"
+    assert RunFolder(folder).shown(folder / "cuts" / "soft") == f"{url}/cuts/soft", "where a deletion counts"
+    assert RunFolder(tmp_path).shown(tmp_path / "cuts") == str(tmp_path / "cuts")
     write_atomically(folder / "difficulty.jsonl", b"{}")
     (folder / "report").mkdir()
     write_atomically(folder / "report" / "index.html", b"<p>")
