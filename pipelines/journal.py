@@ -180,7 +180,7 @@ class Journal:
         """Write the rows of a segment, unless another process here has by now: there may be newer ones since."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            if name not in self._known_segments():
+            if not self._db.execute("SELECT 1 FROM segments WHERE name = ?", (name,)).fetchone():
                 self._put(chain(_rows_in(content), [(KNOWN, (name,))]))
 
     def _known_segments(self) -> set[str]:

@@ -101,7 +101,9 @@ class Remote:
         """Find the client of a URL; nothing is read yet. Raises InputError where there is none."""
         parts = urlsplit(url)
         if PATTERN.search(url):
-            raise InputError("the URL of a run or a folder has none of * ? [ ] and :: in it; give it another name")
+            raise InputError(
+                "a URL with * ? [ ] or :: in it may stand for many places; give the run or folder another name"
+            )
         if parts.password or (parts.username and not url.startswith(WITH_USER)):
             raise InputError("credentials do not belong into a URL; the client of the storage reads the environment")
         if not parts.path.strip("/"):
@@ -186,7 +188,8 @@ class Remote:
         if not changed and not gone:
             return
         earlier = set(self._about()["gone"]) - here.keys()
-        self._write_index(index, earlier.union(gone))  # or they would be taken for lost, should this not end
+        if not earlier.issuperset(gone):
+            self._write_index(index, earlier.union(gone))  # or they would be taken for lost, should this not end
         with self._reaching("written"):
             self._refuse_taken()
             self._transfer(lambda name: self._place(name, self.folder / name), set(changed) - {MANIFEST})

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -180,6 +181,37 @@ def test_a_replica_whose_engine_dies_begins_anew(place: Cluster, tmp_path: Path)
         return told
 
     assert set(asyncio.run(ask_until_answered())) == {"replica 1 is gone", "well"}
+
+
+def test_a_call_that_is_late_to_tell_of_an_end_says_nothing_of_the_next_actor() -> None:
+    """While the next one loads its model it answers nobody, also not whether it has a place."""
+    early, late = asyncio.Event(), asyncio.Event()
+    ends, asked = [early, late], []
+
+    class Actor:
+        placed = SimpleNamespace(remote=lambda: answered("placed"))
+        send = SimpleNamespace(remote=lambda call: gone(ends.pop(0)) if ends else answered(call))
+
+    async def answered(what: object) -> object:
+        asked.append(what)
+        return what
+
+    async def gone(told: asyncio.Event) -> None:
+        await told.wait()
+        raise ray.exceptions.ActorDiedError
+
+    async def ask() -> None:
+        backend = ReplicaBackend(Actor(), 2, "replica 1")
+        calls = [asyncio.create_task(backend.send(CALL)) for _ in ends]
+        await asyncio.sleep(0.01)
+        for told, call in ((early, calls[0]), (late, calls[1])):
+            told.set()
+            with pytest.raises(TransientError, match="replica 1 is gone"):
+                await call
+            await backend.send(CALL)
+
+    asyncio.run(ask())
+    assert asked == ["placed", "placed", "placed", CALL, CALL], "by each call at first, and once after the end"
 
 
 def test_a_worker_has_as_many_threads_as_the_driver(place: Cluster) -> None:

@@ -850,9 +850,9 @@ def test_places_in_a_run_are_found(tmp_path: Path) -> None:
         ("s3://bucket", "name a folder in it"),
         ("s3://me:word@bucket/run", "credentials"),
         ("s3://token@bucket/run", "credentials"),
-        ("s3://bucket/run[1]", "none of"),
-        ("s3://bucket/*", "none of"),
-        ("simplecache::ftp://me:word@host/run", "none of"),
+        ("s3://bucket/run[1]", "many places"),
+        ("s3://bucket/*", "many places"),
+        ("simplecache::ftp://me:word@host/run", "many places"),
         ("s4://bucket/run", "s4"),
     ):
         with pytest.raises(InputError, match=why):

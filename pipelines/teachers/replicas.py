@@ -5,6 +5,7 @@ another replica, and Ray starts a new actor where there is room. What was answer
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -41,6 +42,7 @@ class Replica:
         try:
             return await self._backend.send(call)
         except RunError:
+            logging.getLogger(__name__).exception("begins anew")  # in the log that Ray keeps of this actor
             os._exit(1)  # whoever leaves in good order is not started again
 
 
@@ -53,20 +55,24 @@ class ReplicaBackend:
     name: str
     adapts: bool = True
     _is_placed: bool = False
+    _life: int = 0  # of the actor, as far as was heard of its ends
 
     async def send(self, call: Call) -> Answer:
         """Send a call once; see `Backend`."""
         import ray
 
+        life = None
         try:
             await self._await_place()
+            life = self._life
             answer: Answer = await self.actor.send.remote(call)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, Exception):
                 raise error.cause from error
             raise RunError(f"{self.name}: {error}") from error
         except ray.exceptions.RayError as error:
-            self._is_placed = False
+            if life == self._life:  # not of a call that is late to tell: the next actor may be loading by now
+                self._is_placed, self._life = False, life + 1
             raise TransientError(f"{self.name} is gone: {error}".partition("\n")[0]) from error
         return answer
 
