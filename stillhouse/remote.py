@@ -181,15 +181,22 @@ class Remote:
                 self.fault = ""
             self._push(under)
 
+    def note_deletions(self, under: str = "") -> set[str]:
+        """Put down what was deleted here, or it would be taken for lost, should this process be killed; return it."""
+        about, here = self._about(), self._files()
+        noted = set(about["gone"])
+        gone = {name for name in about["files"] if name.startswith(under) or name in noted} - here.keys()
+        if not noted.issuperset(gone):
+            self._write_index(about["files"], gone)
+        return gone
+
     def _push(self, under: str) -> None:
+        deleted = self.note_deletions(under)
         index, here = self._index(), self._files()
         changed = [name for name, stat in here.items() if name.startswith(under) and index.get(name, [""])[1:] != stat]
-        gone = [name for name in index if name.startswith(under) and name not in here]
+        gone = [name for name in deleted if name.startswith(under)]
         if not changed and not gone:
             return
-        earlier = set(self._about()["gone"]) - here.keys()
-        if not earlier.issuperset(gone):
-            self._write_index(index, earlier.union(gone))  # or they would be taken for lost, should this not end
         with self._reaching("written"):
             self._refuse_taken()
             self._transfer(lambda name: self._place(name, self.folder / name), set(changed) - {MANIFEST})
@@ -198,7 +205,7 @@ class Remote:
                 self._place(MANIFEST, self.folder / MANIFEST)
             there = self._listing()
         index |= {name: [there.get(name, ""), *here[name]] for name in changed}
-        self._write_index({name: stat for name, stat in index.items() if name not in gone}, earlier.difference(gone))
+        self._write_index({name: stat for name, stat in index.items() if name not in gone}, deleted.difference(gone))
 
     def segments(self) -> list[str]:
         """Return the names of the journal's segments, in their order."""

@@ -239,6 +239,8 @@ class RunFolder:
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Replace the manifest; all that it tells of goes into the storage of the run before it, where there is one."""
+        if self.remote:
+            self.remote.note_deletions()
         text = json.dumps(manifest, indent=2, ensure_ascii=False)
         write_atomically(self.path / "manifest.json", text.encode())
         if self.remote:

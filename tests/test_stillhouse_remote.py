@@ -25,6 +25,7 @@ from moto.server import ThreadedMotoServer
 import stillhouse as api
 from pipelines.calls import Answer, Call
 from pipelines.journal import NOTE, Journal, answer_row, failure_row, salvage
+from stillhouse import store
 from stillhouse.errors import InputError, RunError
 from stillhouse.remote import LOCK, PLACE, PUSHING, Remote, local_path, remote_of
 from stillhouse.store import RunFolder, replace_folder, write_atomically
@@ -363,8 +364,16 @@ def failing(*_: object) -> None:
     raise ConnectionError("the network")
 
 
+class KilledError(BaseException):
+    """In the place of a kill -9."""
+
+
+def die(*_: object) -> None:
+    raise KilledError
+
+
 def test_what_was_deleted_here_while_the_storage_was_away_is_deleted_there_by_the_next_command(
-    machine: Callable[[str], None],
+    machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = memory_url()
     folder, remote = opened(url)
@@ -383,6 +392,14 @@ def test_what_was_deleted_here_while_the_storage_was_away_is_deleted_there_by_th
     hold_and_lose(remote, build_anew)
     assert local_path(url) == folder
     assert not (rows / "test").exists(), "whoever looks does not bring it back"
+    (rows / "train").unlink()
+    with monkeypatch.context() as killed:
+        killed.setattr(store, "write_atomically", die)
+        with pytest.raises(KilledError):
+            RunFolder(folder).write_manifest({"stages": {}, "seconds": {}})
+    assert local_path(url) == folder
+    assert not (rows / "train").exists(), "nor where it was killed before it could say that it was done"
+    write_atomically(rows / "train", b"all rows")
     with remote.held():
         assert _files(folder).keys() == {"dataset/rows/train", "manifest.json"}
     machine("two")
@@ -627,9 +644,6 @@ def fold_and_be_killed(folder: Path, killed: str) -> None:
     remote = remote_of(folder)
     assert remote
     put, remove = remote.put_segment, remote.remove_segments
-
-    class KilledError(BaseException):
-        pass
 
     def put_and_die(name: str, content: Any) -> None:
         if killed == "before the new one":
