@@ -181,9 +181,13 @@ class Remote:
                 self.fault = ""
             self._push(under)
 
-    def note_deletions(self, under: str = "") -> set[str]:
-        """Put down what was deleted here, or it would be taken for lost, should this process be killed; return it."""
-        about, here = self._about(), self._files()
+    def note_deletions(self) -> None:
+        """Put down what was deleted here, or it would be taken for lost, should this process be killed."""
+        with FileLock(self.folder / PUSHING):
+            self._note_deletions(self._files())
+
+    def _note_deletions(self, here: Mapping[str, Stat], under: str = "") -> set[str]:
+        about = self._about()
         noted = set(about["gone"])
         gone = {name for name in about["files"] if name.startswith(under) or name in noted} - here.keys()
         if not noted.issuperset(gone):
@@ -191,8 +195,8 @@ class Remote:
         return gone
 
     def _push(self, under: str) -> None:
-        deleted = self.note_deletions(under)
-        index, here = self._index(), self._files()
+        here = self._files()
+        deleted, index = self._note_deletions(here, under), self._index()
         changed = [name for name, stat in here.items() if name.startswith(under) and index.get(name, [""])[1:] != stat]
         gone = [name for name in deleted if name.startswith(under)]
         if not changed and not gone:
@@ -235,11 +239,12 @@ class Remote:
             self._remove([f"{SEGMENTS}/{name}" for name in names])
 
     def _pull(self) -> None:
-        index, deleted = self._index(), self._about()["gone"]
+        about = self._about()
+        index: dict[str, Stat] = about["files"]
         with self._reaching("read"):
             self._fs.invalidate_cache()
             there = self._listing()
-            gone = {name for name in deleted if name in index and index[name][0] == there.get(name)}
+            gone = {name for name in about["gone"] if name in index and index[name][0] == there.get(name)}
             if MANIFEST in index and MANIFEST not in there:
                 raise InputError(
                     f"{self.url} no longer holds the run that was worked on in {self.folder}: it was deleted, or "

@@ -717,6 +717,18 @@ def test_a_damaged_journal_is_mended_and_what_was_not_sent_is_sent(
     assert written(local_path(url))[0] >= 200
 
 
+def damage(path: Path, names: list[str]) -> None:
+    """Overwrite the first page of tables and indexes of a journal that is closed."""
+    with sqlite3.connect(path) as db:
+        query = "SELECT rootpage FROM sqlite_master WHERE name = ?"
+        roots = [db.execute(query, (name,)).fetchone()[0] for name in names]
+    db.close()
+    data = bytearray(path.read_bytes())
+    for root in roots:
+        data[(root - 1) * 4096 : root * 4096] = b"\xff" * 4096
+    path.write_bytes(data)
+
+
 @pytest.mark.parametrize("damaged", [["unsent"], ["unsent", "sqlite_autoindex_answers_1"]])
 def test_answers_of_a_damaged_journal_are_sent_though_what_was_to_be_sent_is_damaged(
     machine: Callable[[str], None], damaged: list[str]
@@ -726,14 +738,7 @@ def test_answers_of_a_damaged_journal_are_sent_though_what_was_to_be_sent_is_dam
     path = folder / "journal.sqlite"
     with Journal(path) as journal:
         journal.write([answer_row("s", call(number), Answer("a", "stop", 1, 1, 0.1)) for number in range(2000)])
-    with sqlite3.connect(path) as db:
-        query = "SELECT rootpage FROM sqlite_master WHERE name = ?"
-        roots = [db.execute(query, (name,)).fetchone()[0] for name in damaged]
-    db.close()
-    data = bytearray(path.read_bytes())
-    for root in roots:
-        data[(root - 1) * 4096 : root * 4096] = b"\xff" * 4096
-    path.write_bytes(data)
+    damage(path, damaged)
     assert salvage(path) == 2000
     with Journal(path) as journal:
         journal.send()
@@ -747,12 +752,7 @@ def test_a_damaged_journal_is_mended_when_the_storage_is_back(monkeypatch: pytes
     path = folder / "journal.sqlite"
     with Journal(path) as journal:
         journal.write([answer_row("s", call(number), Answer("a", "stop", 1, 1, 0.1)) for number in range(2000)])
-    with sqlite3.connect(path) as db:
-        (root,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'unsent'").fetchone()
-    db.close()
-    data = bytearray(path.read_bytes())
-    data[(root - 1) * 4096 : root * 4096] = b"\xff" * 4096
-    path.write_bytes(data)
+    damage(path, ["unsent"])
     with monkeypatch.context() as away:
         listed: list[object] = [[]]
         away.setattr(remote, "segments", lambda: listed.pop() if listed else unreachable())
