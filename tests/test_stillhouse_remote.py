@@ -492,6 +492,17 @@ def test_a_push_waits_for_another() -> None:
 
 
 @pytest.mark.usefixtures("machine")
+def test_noting_deletions_waits_for_a_push() -> None:
+    folder, remote = opened(memory_url())
+    noting = threading.Thread(target=remote.note_deletions)
+    with FileLock(folder / PUSHING):
+        noting.start()
+        noting.join(0.3)
+        assert noting.is_alive(), "both write the index"
+    noting.join()
+
+
+@pytest.mark.usefixtures("machine")
 def test_a_lock_is_renewed_and_its_loss_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     url = memory_url()
     folder, remote = opened(url)
